@@ -1,0 +1,82 @@
+#pragma once
+
+// The front door for devices: the one place that knows every op. An op is a struct (what); a backend is an overload of
+// `run` for each (how), found by argument-dependent lookup. A missing `run` is a compile error here, by name.
+
+#include <concepts>
+#include <cstddef>
+
+#include <blinkbert/ops/activation.hpp>
+#include <blinkbert/ops/adamw.hpp>
+#include <blinkbert/ops/batch_norm.hpp>
+#include <blinkbert/ops/embed_rows.hpp>
+#include <blinkbert/ops/gather_rows.hpp>
+#include <blinkbert/ops/layer_norm.hpp>
+#include <blinkbert/ops/linear.hpp>
+#include <blinkbert/ops/masked_attention.hpp>
+#include <blinkbert/ops/masked_loss.hpp>
+#include <blinkbert/ops/residual_norm.hpp>
+#include <blinkbert/ops/row_masks.hpp>
+#include <blinkbert/ops/score_loss.hpp>
+#include <blinkbert/ops/sum_of_squares.hpp>
+
+namespace blinkbert {
+
+template <class Device, class Op>
+concept Runs = requires(Device& device, const Op& op) { run(device, op); };
+
+template <class Device, class... Ops>
+concept RunsAll = (Runs<Device, Ops> && ...);
+
+/// Memory of the device and the way to and from it. `run` never synchronises; `download` waits for what was issued.
+template <class Device>
+concept OwnsMemory = requires(Device& device, std::byte* on_device, std::byte* on_host, std::size_t bytes) {
+  { device.allocate(bytes) } -> std::same_as<typename Device::Memory>;
+  device.upload(on_device, static_cast<const std::byte*>(on_host), bytes);
+  device.download(on_host, static_cast<const std::byte*>(on_device), bytes);
+  device.copy(on_device, static_cast<const std::byte*>(on_device), bytes);
+  device.zero(on_device, bytes);
+};
+
+template <class Device, class Real = typename Device::Real>
+concept Backend =
+    OwnsMemory<Device> &&
+    RunsAll<Device, LinearForward<Real>, LinearInputGradient<Real>, LinearWeightGradient<Real>,      //
+            LayerNormForward<Real>, LayerNormBackward<Real>,                                         //
+            ResidualNormForward<Real>, ResidualNormBackward<Real>,                                   //
+            MaskedAttentionForward<Real>, MaskedAttentionBackward<Real>,                             //
+            EmbedRowsForward<Real>, EmbedRowsBackward<Real>,                                         //
+            GatherRowsForward<Real>, GatherRowsBackward<Real>,                                       //
+            ActivationForward<Real>, ActivationBackward<Real>,                                       //
+            BatchNormForward<Real>, BatchNormBackward<Real>,                                         //
+            RowMasks<Real>, MaskedLoss<Real>, ScoreLoss<Real>, SumOfSquares<Real>, AdamW<Real>>;
+
+/// Zeros over a whole view.
+template <class Device, class T, int Rank>
+void fill_zero(Device& device, View<T, Rank> view) {
+  device.zero(reinterpret_cast<std::byte*>(view.data()), static_cast<std::size_t>(view.size()) * sizeof(T));
+}
+
+/// View on the device from as many elements on the host.
+template <class Device, class T, int Rank>
+void upload(Device& device, View<T, Rank> to, const T* from) {
+  device.upload(reinterpret_cast<std::byte*>(to.data()), reinterpret_cast<const std::byte*>(from),
+                static_cast<std::size_t>(to.size()) * sizeof(T));
+}
+
+/// Elements on the host from a view on the device; waits.
+template <class Device, class T, int Rank>
+void download(Device& device, std::remove_const_t<T>* to, View<T, Rank> from) {
+  device.download(reinterpret_cast<std::byte*>(to), reinterpret_cast<const std::byte*>(from.data()),
+                  static_cast<std::size_t>(from.size()) * sizeof(T));
+}
+
+/// Elements from one view of the device to another of the same shape.
+template <class Device, class T, int Rank>
+void copy(Device& device, View<T, Rank> to, std::type_identity_t<View<const T, Rank>> from) {
+  BLINKBERT_EXPECTS(to.extents() == from.extents());
+  device.copy(reinterpret_cast<std::byte*>(to.data()), reinterpret_cast<const std::byte*>(from.data()),
+              static_cast<std::size_t>(to.size()) * sizeof(T));
+}
+
+}  // namespace blinkbert
