@@ -19,6 +19,7 @@
 #include <blinkbert/ops/row_masks.hpp>
 #include <blinkbert/ops/score_loss.hpp>
 #include <blinkbert/ops/sum_of_squares.hpp>
+#include <blinkbert/ops/zero_padding.hpp>
 
 namespace blinkbert {
 
@@ -49,7 +50,7 @@ concept Backend =
             GatherRowsForward<Real>, GatherRowsBackward<Real>,                                       //
             ActivationForward<Real>, ActivationBackward<Real>,                                       //
             BatchNormForward<Real>, BatchNormBackward<Real>,                                         //
-            RowMasks<Real>, MaskedLoss<Real>, ScoreLoss<Real>, SumOfSquares<Real>, AdamW<Real>>;
+            ZeroPadding<Real>, RowMasks<Real>, MaskedLoss<Real>, ScoreLoss<Real>, SumOfSquares<Real>, AdamW<Real>>;
 
 /// Zeros over a whole view.
 template <class Device, class T, int Rank>

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include <blinkbert/core/expects.hpp>
-#include <blinkbert/ops/masked_loss.hpp>
+#include <blinkbert/layers/options.hpp>
 #include <blinkbert/ops/row_masks.hpp>
 
 namespace blinkbert {
@@ -24,9 +24,6 @@ enum class Missing { refuse, drop_row };
 enum class Calibration { append, standardise, none };
 enum class ScalerKind { standard, robust };
 enum class MaskCount { batch, sequence, bernoulli };
-enum class Upscaling { none, linear, attention_linear, attention_concatenation };
-enum class NormOrder { post, pre };
-enum class Position { learned, sinusoidal };
 enum class Precision { fp32, bf16, tf32 };
 enum class Monitor { masked_loss, kpi, mae, rmse };
 
@@ -98,22 +95,6 @@ struct MaskConfig {
   std::vector<double> noise{0.5, 1.5};                        // ours; interval of the factors
   MaskCount count = MaskCount::batch;                         // ours
   Hide hide = Hide::chosen;                                   // source
-};
-
-struct ModelConfig {
-  Upscaling upscaling = Upscaling::attention_linear;          // source
-  int width = 512, blocks = 4, heads = 4;                     // source; E, H
-  double dropout = 0.01;                                      // source; backbone
-  NormOrder norm = NormOrder::post;                           // ours; source: "as in the original transformer"
-  Position position = Position::learned;                      // ours
-  int max_length = 0;                                         // ours; 0 = data.window
-};
-
-struct HeadConfig {
-  std::vector<int> hidden{64};                                // source; fine-tuning [16]
-  double dropout = 0.02;                                      // source; fine-tuning .16
-  bool batch_norm = true;                                     // source
-  HeadRows rows = HeadRows::all;                              // source; pre-training only
 };
 
 struct TrainConfig {
@@ -239,9 +220,6 @@ inline int model_features(const DataConfig& data) {
   const int original = static_cast<int>(data.features.size());
   return data.calibration == Calibration::append ? 2 * original : original;
 }
-
-/// Head width at model width w with H heads: d(w) = ceil(w / H).
-constexpr int head_width(int width, int heads) { return (width + heads - 1) / heads; }
 
 /// Throws InputError that names the key, what was found and what would be right. Call after `resolve`.
 inline void validate(const Config& config) {

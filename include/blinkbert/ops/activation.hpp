@@ -12,8 +12,8 @@ template <class Real>
 struct ActivationForward {
   View<Real, 2> y;                                             // [R, F]  out
   View<const Real, 2> x;                                       // [R, F]
-  View<const int, 1> rows;                                     // [R]     t of each gathered row (-1: any bits); empty = row r is row t = r
-  Dropout dropout;                                             // element = (t % L, column) of sequence t / L
+  View<const int, 1> rows = {};                                // [R]     t of each gathered row (-1: any bits); empty = row r is row t = r
+  Dropout dropout = {};                                        // element = (t % L, column) of sequence t / L
   int L = 1;
 
   void check() const {
@@ -27,8 +27,8 @@ template <class Real>
 struct ActivationBackward {
   View<Real, 2> dx;                                            // [R, F]  out, overwritten; may be dy itself
   View<const Real, 2> dy, x;                                   // [R, F]
-  View<const int, 1> rows;                                     // [R]     as in forward
-  Dropout dropout;                                             // as in forward
+  View<const int, 1> rows = {};                                // [R]     as in forward
+  Dropout dropout = {};                                        // as in forward
   int L = 1;
 
   void check() const {

@@ -22,7 +22,7 @@ struct BatchNormForward {
   View<Wide<Real>, 1> running_mean, running_variance;          // [F]     in and out
   View<const Real, 2> x;                                       // [R, F]
   View<const Wide<Real>, 1> gamma, beta;                       // [F]
-  View<const int, 1> lengths;                                  // [B]     R = B L; empty = every row is real
+  View<const int, 1> lengths = {};                             // [B]     R = B L; empty = every row is real
   int L = 1;                                                   // rows per sequence; 1 for gathered rows
   BatchStatistics statistics = BatchStatistics::running;
   float epsilon = 1e-5f;
@@ -46,7 +46,7 @@ struct BatchNormBackward {
   View<const Real, 2> dy, x;                                   // [R, F]
   View<const Wide<Real>, 1> mean, rstd;                        // [F]     from forward
   View<const Wide<Real>, 1> gamma;                             // [F]
-  View<const int, 1> lengths;                                  // [B]     as in forward
+  View<const int, 1> lengths = {};                             // [B]     as in forward
   int L = 1;
   BatchStatistics statistics = BatchStatistics::running;
 

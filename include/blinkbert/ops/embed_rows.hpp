@@ -18,10 +18,10 @@ namespace blinkbert {
 template <class Real>
 struct EmbedRowsForward {
   View<Real, 2> y;                                             // [T, E]           out
-  View<const Real, 2> x;                                       // [T, N]           empty = no linear part
-  View<const Real, 2> prefix;                                  // [T, K]           empty = K is 0
-  View<const Real, 2> weight;                                  // [E - K, N]
-  View<const Real, 1> bias;                                    // [E - K]
+  View<const Real, 2> x = {};                                  // [T, N]           empty = no linear part
+  View<const Real, 2> prefix = {};                             // [T, K]           empty = K is 0
+  View<const Real, 2> weight = {};                             // [E - K, N]
+  View<const Real, 1> bias = {};                               // [E - K]
   View<const Wide<Real>, 2> position;                          // [max_length, E]  L <= max_length
   View<const int, 1> lengths;                                  // [B]
   int L = 0;                                                   // rows per sequence
@@ -44,14 +44,14 @@ struct EmbedRowsForward {
 ///   dprefix = dy_left,  dx = dy_right W,  dW += dy_right^T x,  db += sum dy_right,  dposition_l += sum over sequences of dy.
 template <class Real>
 struct EmbedRowsBackward {
-  View<Real, 2> dx;                                            // [T, N]           out, overwritten; empty = not wanted
-  View<Real, 2> dprefix;                                       // [T, K]           out, overwritten; empty = not wanted
-  Acc<Wide<Real>, 2> dweight;                                  // [E - K, N]       out, added to; empty = no linear part
-  Acc<Wide<Real>, 1> dbias;                                    // [E - K]          out, added to
-  Acc<Wide<Real>, 2> dposition;                                // [max_length, E]  out, added to; empty = not trained
+  View<Real, 2> dx = {};                                       // [T, N]           out, overwritten; empty = not wanted
+  View<Real, 2> dprefix = {};                                  // [T, K]           out, overwritten; empty = not wanted
+  Acc<Wide<Real>, 2> dweight = {};                             // [E - K, N]       out, added to; empty = no linear part
+  Acc<Wide<Real>, 1> dbias = {};                               // [E - K]          out, added to
+  Acc<Wide<Real>, 2> dposition = {};                           // [max_length, E]  out, added to; empty = not trained
   View<const Real, 2> dy;                                      // [T, E]
-  View<const Real, 2> x;                                       // [T, N]
-  View<const Real, 2> weight;                                  // [E - K, N]
+  View<const Real, 2> x = {};                                  // [T, N]
+  View<const Real, 2> weight = {};                             // [E - K, N]
   View<const int, 1> lengths;                                  // [B]
   int K = 0;                                                   // width of the prefix
   int L = 0;

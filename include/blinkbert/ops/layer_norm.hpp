@@ -11,7 +11,7 @@ namespace blinkbert {
 template <class Real>
 struct LayerNormForward {
   View<Real, 2> y;                                             // [T, E]  out
-  View<Wide<Real>, 1> mean, rstd;                              // [T]     out, for backward; empty = not wanted
+  View<Wide<Real>, 1> mean = {}, rstd = {};                    // [T]     out, for backward; empty = not wanted
   View<const Real, 2> x;                                       // [T, E]
   View<const Wide<Real>, 1> gamma, beta;                       // [E]     wide: a bf16 gamma near 1 is off by .4 %
   float epsilon = 1e-5f;                                       // added to the variance, in units of x^2
@@ -26,10 +26,10 @@ struct LayerNormForward {
 /// With g = gamma * dy:  dx = rstd * (g - mean_E(g) - xhat * mean_E(g * xhat)) + residual.
 template <class Real>
 struct LayerNormBackward {
-  View<Real, 2> dx;                                            // [T, E]  out, overwritten; empty = not wanted
+  View<Real, 2> dx = {};                                       // [T, E]  out, overwritten; empty = not wanted
   Acc<Wide<Real>, 1> dgamma, dbeta;                            // [E]     out, added to: sum_T dy * xhat, sum_T dy
   View<const Real, 2> dy, x;                                   // [T, E]
-  View<const Real, 2> residual;                                // [T, E]  added to dx; may be dx itself; empty = none
+  View<const Real, 2> residual = {};                           // [T, E]  added to dx; may be dx itself; empty = none
   View<const Wide<Real>, 1> mean, rstd;                        // [T]     from forward
   View<const Wide<Real>, 1> gamma;                             // [E]
 

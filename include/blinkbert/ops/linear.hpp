@@ -15,7 +15,7 @@ enum class Activation { none, gelu };
 template <class Real>
 struct LinearForward {
   View<Real, 2> y;                                             // [T, out]   out
-  View<Real, 2> pre_activation;                                // [T, out]   out, h, for backward; empty = not wanted
+  View<Real, 2> pre_activation = {};                           // [T, out]   out, h, for backward; empty = not wanted
   View<const Real, 2> x;                                       // [T, in]
   View<const Real, 2> weight;                                  // [out, in]
   View<const Real, 1> bias;                                    // [out]
@@ -36,8 +36,8 @@ struct LinearInputGradient {
   View<Real, 2> dx;                                            // [T, in]    out, overwritten
   View<const Real, 2> dy;                                      // [T, out]
   View<const Real, 2> weight;                                  // [out, in]
-  View<const Real, 2> pre_activation;                          // [T, in]    h of the layer below; empty = no activation
-  View<const Real, 2> residual;                                // [T, in]    added to dx; may be dx itself; empty = none
+  View<const Real, 2> pre_activation = {};                     // [T, in]    h of the layer below; empty = no activation
+  View<const Real, 2> residual = {};                           // [T, in]    added to dx; may be dx itself; empty = none
 
   void check() const {
     const int T = dy.extent(0), out = weight.extent(0), in = weight.extent(1);

@@ -23,7 +23,7 @@ struct MaskedAttentionForward {
   View<const Real, 5> qkv;                                     // [B, L, 3, H, D]
   View<const std::uint32_t, 2> visible;                        // [B, ceil(L/32)]  bit s % 32 of word s / 32; bits beyond the length are 0
   View<const int, 1> lengths;                                  // [B]
-  Dropout dropout;                                             // of P
+  Dropout dropout = {};                                        // of P
 
   void check() const {
     const int B = qkv.extent(0), L = qkv.extent(1), H = qkv.extent(3), D = qkv.extent(4);
@@ -43,7 +43,7 @@ struct MaskedAttentionBackward {
   View<const Real, 5> qkv;                                     // [B, L, 3, H, D]
   View<const std::uint32_t, 2> visible;                        // [B, ceil(L/32)]
   View<const int, 1> lengths;                                  // [B]
-  Dropout dropout;                                             // as in forward
+  Dropout dropout = {};                                        // as in forward
 
   void check() const {
     const int B = qkv.extent(0), L = qkv.extent(1), H = qkv.extent(3), D = qkv.extent(4);

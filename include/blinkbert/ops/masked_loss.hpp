@@ -44,7 +44,7 @@ enum class HeadRows {
 /// The caller knows what to divide by (counts over the whole optimizer step) and puts it into `scale`.
 template <class Real>
 struct MaskedLoss {
-  View<Real, 2> dprediction;                                   // [R, N]  out, overwritten; empty = not wanted
+  View<Real, 2> dprediction = {};                              // [R, N]  out, overwritten; empty = not wanted
   Acc<Wide<Real>, 1> sums;                                     // [N]     out, added to: per feature, unweighted
   View<const Real, 2> prediction;                              // [R, N]
   View<const Wide<Real>, 2> target;                            // [T, N]  before masking

@@ -14,11 +14,11 @@ namespace blinkbert {
 template <class Real>
 struct ResidualNormForward {
   View<Real, 2> z;                                             // [T, E]  out
-  View<Real, 2> y;                                             // [T, E]  out; empty = no norm
-  View<Wide<Real>, 1> mean, rstd;                              // [T]     out, for backward; empty = not wanted
+  View<Real, 2> y = {};                                        // [T, E]  out; empty = no norm
+  View<Wide<Real>, 1> mean = {}, rstd = {};                    // [T]     out, for backward; empty = not wanted
   View<const Real, 2> x, branch;                               // [T, E]
-  View<const Wide<Real>, 1> gamma, beta;                       // [E]     empty = no norm
-  Dropout dropout;                                             // of branch; element = (row in its sequence, column)
+  View<const Wide<Real>, 1> gamma = {}, beta = {};             // [E]     empty = no norm
+  Dropout dropout = {};                                        // of branch; element = (row in its sequence, column)
   int L = 0;                                                   // rows per sequence: row t is row t % L of sequence t / L
   float epsilon = 1e-5f;
 
@@ -36,14 +36,14 @@ struct ResidualNormForward {
 template <class Real>
 struct ResidualNormBackward {
   View<Real, 2> dx;                                            // [T, E]  out, overwritten
-  View<Real, 2> dbranch;                                       // [T, E]  out, overwritten; empty = not wanted (it equals dx without dropout)
-  Acc<Wide<Real>, 1> dgamma, dbeta;                            // [E]     out, added to: sum_T dy * zhat, sum_T dy
-  View<const Real, 2> dy;                                      // [T, E]  gradient of y; empty = no norm
-  View<const Real, 2> dz;                                      // [T, E]  gradient that reaches z directly; may be dx itself; empty = none
-  View<const Real, 2> z;                                       // [T, E]  from forward
-  View<const Wide<Real>, 1> mean, rstd;                        // [T]     from forward
-  View<const Wide<Real>, 1> gamma;                             // [E]
-  Dropout dropout;                                             // as in forward
+  View<Real, 2> dbranch = {};                                  // [T, E]  out, overwritten; empty = not wanted (it equals dx without dropout)
+  Acc<Wide<Real>, 1> dgamma = {}, dbeta = {};                  // [E]     out, added to: sum_T dy * zhat, sum_T dy
+  View<const Real, 2> dy = {};                                 // [T, E]  gradient of y; empty = no norm
+  View<const Real, 2> dz = {};                                 // [T, E]  gradient that reaches z directly; may be dx itself; empty = none
+  View<const Real, 2> z = {};                                  // [T, E]  from forward
+  View<const Wide<Real>, 1> mean = {}, rstd = {};              // [T]     from forward
+  View<const Wide<Real>, 1> gamma = {};                        // [E]
+  Dropout dropout = {};                                        // as in forward
   int L = 0;
 
   void check() const {

@@ -11,7 +11,7 @@ namespace blinkbert {
 ///   sum += sum_b l(e_b),   dprediction_b = scale * l'(e_b), and 0 for sequences of length 0.
 template <class Real>
 struct ScoreLoss {
-  View<Real, 2> dprediction;                                   // [B, 1]  out, overwritten; empty = not wanted
+  View<Real, 2> dprediction = {};                              // [B, 1]  out, overwritten; empty = not wanted
   Acc<Wide<Real>, 1> sum;                                      // [1]     out, added to
   View<const Real, 2> prediction;                              // [B, 1]
   View<const Wide<Real>, 1> target;                            // [B]     KSS

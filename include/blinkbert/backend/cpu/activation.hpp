@@ -1,0 +1,62 @@
+#pragma once
+
+// The head's activation and dropout on the CPU: chunks of rows.
+
+#include <algorithm>
+#include <cstdint>
+
+#include <blinkbert/backend/cpu/device.hpp>
+#include <blinkbert/backend/cpu/dropout_factors.hpp>
+#include <blinkbert/ops/activation.hpp>
+
+namespace blinkbert {
+namespace cpu_detail {
+
+/// Calls body(offset of the row, its factors) for every row; the factors are all 1 without dropout.
+template <class Real, class Op, class Body>
+void for_rows_with_factors(Cpu<Real>& cpu, const Op& op, const Body& body) {
+  const int R = op.x.extent(0), F = op.x.extent(1), chunks = cpu.chunks(R, 2 * F);
+  const std::int64_t stride = padded(factor_room(F));
+  Real* room = cpu.template workspace<Real>(stride * chunks);
+  cpu.for_chunks(R, chunks, [&](int first, int last, int chunk) {
+    Real* own = room + chunk * stride;
+    if (!op.dropout.is_active()) std::fill_n(own, F, Real(1));
+    for (int r = first; r < last; ++r) {
+      const Real* factor = own;
+      if (op.dropout.is_active()) {
+        const int t = op.rows ? std::max(op.rows(r), 0) : r;
+        factor = row_factors(own, op.dropout, t / op.L, t % op.L, F);
+      }
+      body(std::int64_t{r} * F, factor);
+    }
+  });
+}
+
+}  // namespace cpu_detail
+
+template <class Real>
+void run(Cpu<Real>& cpu, const ActivationForward<Real>& op) {
+  op.check();
+  const int F = op.x.extent(1);
+  cpu_detail::for_rows_with_factors(cpu, op, [&](std::int64_t row, const Real* factor) {
+    const Real* x = op.x.data() + row;
+    Real* y = op.y.data() + row;
+    // x <= 0 rather than x > 0, so that a NaN goes on and is found by the gradient norm.
+#pragma omp simd
+    for (int f = 0; f < F; ++f) y[f] = cpu_detail::dropped(x[f] <= 0 ? Real(0) : x[f], factor[f]);
+  });
+}
+
+template <class Real>
+void run(Cpu<Real>& cpu, const ActivationBackward<Real>& op) {
+  op.check();
+  const int F = op.x.extent(1);
+  cpu_detail::for_rows_with_factors(cpu, op, [&](std::int64_t row, const Real* factor) {
+    const Real *x = op.x.data() + row, *dy = op.dy.data() + row;
+    Real* dx = op.dx.data() + row;
+#pragma omp simd
+    for (int f = 0; f < F; ++f) dx[f] = x[f] > 0 ? cpu_detail::dropped(dy[f], factor[f]) : Real(0);
+  });
+}
+
+}  // namespace blinkbert

@@ -1,0 +1,114 @@
+#pragma once
+
+// Cpu: the host as a place to run ops. Owns threads' number and a grow-only workspace, nothing else.
+//
+// Work is cut into contiguous chunks whose bounds follow from the sizes and the number of threads alone, and partial sums
+// are added in the order of the chunks: the same threads give the same bits, run to run.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include <omp.h>
+
+#include <blinkbert/core/expects.hpp>
+#include <blinkbert/core/view.hpp>
+
+namespace blinkbert {
+
+/// 256-byte aligned bytes on the host, uninitialised; moved, never copied. Throws std::bad_alloc.
+class HostMemory {
+ public:
+  static constexpr std::size_t alignment = 256;
+
+  HostMemory() = default;
+  explicit HostMemory(std::size_t bytes)
+      : bytes_(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{alignment}))) {}
+
+  std::byte* data() const { return bytes_.get(); }
+
+ private:
+  struct Release {
+    void operator()(std::byte* bytes) const { ::operator delete(bytes, std::align_val_t{alignment}); }
+  };
+  std::unique_ptr<std::byte, Release> bytes_;
+};
+
+/// Runs every op on the threads of the host, in the number type `Number` (float or double).
+/// One object serves one calling thread at a time: its workspace is shared by all its ops.
+template <class Number>
+class Cpu {
+ public:
+  using Real = Number;
+  using Memory = HostMemory;
+
+  /// `threads` = 0 takes as many as OpenMP would.
+  explicit Cpu(int threads = 0) : threads_(threads > 0 ? threads : omp_get_max_threads()) {
+    BLINKBERT_EXPECTS(threads >= 0, threads);
+  }
+
+  int threads() const { return threads_; }
+
+  Memory allocate(std::size_t bytes) { return Memory(bytes); }
+  void upload(std::byte* to, const std::byte* from, std::size_t bytes) { copy(to, from, bytes); }
+  void download(std::byte* to, const std::byte* from, std::size_t bytes) { copy(to, from, bytes); }
+  void copy(std::byte* to, const std::byte* from, std::size_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+  void zero(std::byte* to, std::size_t bytes) {
+    if (bytes > 0) std::memset(to, 0, bytes);
+  }
+
+  /// Uninitialised room for `count` elements, valid until the next call; allocates only where it has to grow.
+  template <class T>
+  T* workspace(std::int64_t count) {
+    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
+    if (bytes > workspace_bytes_) {
+      workspace_ = Memory(bytes);
+      workspace_bytes_ = bytes;
+    }
+    return reinterpret_cast<T*>(workspace_.data());
+  }
+
+  /// How many chunks `items` are cut into: one per thread, but fewer where a chunk would be too little work to be worth
+  /// waking a thread. `work_per_item` counts simple operations.
+  int chunks(std::int64_t items, std::int64_t work_per_item) const {
+    const std::int64_t worthwhile = items * std::max<std::int64_t>(work_per_item, 1) / least_work;
+    return static_cast<int>(std::clamp<std::int64_t>(std::min(worthwhile, items), 1, threads_));
+  }
+
+  /// Calls body(first, last, chunk) for every chunk of [0, items); `body` must not throw.
+  template <class Body>
+  void for_chunks(int items, int chunks, const Body& body) const {
+    if (chunks == 1) {
+      body(0, items, 0);
+      return;
+    }
+#pragma omp parallel for num_threads(chunks) schedule(static, 1)
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      body(border(items, chunks, chunk), border(items, chunks, chunk + 1), chunk);
+    }
+  }
+
+ private:
+  static constexpr std::int64_t least_work = 1 << 15;  // operations; about 10 us, some times what waking a thread takes
+
+  static int border(int items, int chunks, int chunk) {
+    return static_cast<int>(std::int64_t{items} * chunk / chunks);
+  }
+
+  int threads_;
+  Memory workspace_;
+  std::size_t workspace_bytes_ = 0;
+};
+
+namespace cpu_detail {
+
+/// `count` elements rounded up to whole cache lines, so that chunks never write to the same one.
+constexpr std::int64_t padded(std::int64_t count) { return (count + 63) / 64 * 64; }
+
+}  // namespace cpu_detail
+}  // namespace blinkbert

@@ -1,0 +1,154 @@
+#pragma once
+
+// Scoring, for any backend: BasicModel and BasicSession. Programs on the CPU include <blinkbert/inference.hpp>.
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <blinkbert/data/dataset.hpp>
+#include <blinkbert/train/buckets.hpp>
+#include <blinkbert/train/checkpoint.hpp>
+#include <blinkbert/train/predict.hpp>
+
+namespace blinkbert {
+
+template <Backend Device>
+class BasicSession;
+
+/// A fine-tuned model as it was saved: parameters, configuration, scaler. Immutable, so threads may share one; copies are
+/// cheap and share the parameters. Scores are KSS, clamped to labels.range.
+template <Backend Device>
+class BasicModel {
+ public:
+  /// Reads a checkpoint; nothing else is needed. Throws InputError where the file is not a whole fine-tuning checkpoint.
+  static BasicModel load(const std::filesystem::path& path) {
+    const Safetensors file = read_safetensors(path);
+    CheckpointHeader header = read_header(file);
+    if (header.config.task != Task::finetuning) {
+      throw InputError(text(file.path, ": is a pre-training checkpoint, which predicts rows, not scores; fine-tune it first"));
+    }
+    auto contents = std::make_shared<Contents>(std::move(header));
+    load_parameters(contents->device, contents->model.parameters(), file);
+    return BasicModel(std::move(contents));
+  }
+
+  const Config& config() const { return contents_->header.config; }
+  const Scaler& scaler() const { return contents_->header.scaler; }
+  /// The columns that a blink is made of, in the order `BasicSession::push` takes them.
+  const std::vector<std::string>& features() const { return config().data.features; }
+
+  /// Scores of windows over rows that were calibrated and scaled as this model needs them (`dataset`).
+  std::vector<float> score(const RowTable& table, std::span<const Window> windows, int threads = 0) const {
+    Device device(threads);
+    std::vector<NumberedWindow> numbered;
+    int longest = 1;
+    for (const Window& window : windows) {
+      numbered.push_back({.window = window, .number = static_cast<std::uint32_t>(numbered.size())});
+      longest = std::max(longest, window.length);
+    }
+    constexpr int batch_size = 64;
+    const int largest = std::clamp(static_cast<int>(windows.size()), 1, batch_size);
+    Buckets<FinetuningModel<Device>, Device> buckets(device, contents_->model, largest, longest);
+    BatchLoader<Device> loader(table);
+    const FinetuningStage<Device> stage(device, config());
+    std::vector<float> scores;
+    predict(device, contents_->model, stage, buckets, loader, std::span<const NumberedWindow>(numbered), largest,
+            [&](const WindowPrediction& one) { scores.push_back(clamped(one.values[0])); });
+    return scores;
+  }
+
+  /// A frame's rows as this model reads them.
+  Dataset dataset(Frame frame) const { return make_dataset(std::move(frame), config().data, scaler()); }
+
+ private:
+  friend class BasicSession<Device>;
+
+  struct Contents {
+    explicit Contents(CheckpointHeader from) : header(std::move(from)), device(1), model(device, header.config) {}
+
+    CheckpointHeader header;
+    Device device;                                             // made the parameters; runs nothing afterwards
+    FinetuningModel<Device> model;
+  };
+
+  explicit BasicModel(std::shared_ptr<const Contents> contents) : contents_(std::move(contents)) {}
+
+  float clamped(float score) const {
+    const auto& range = config().labels.range;
+    return std::clamp(score, static_cast<float>(range[0]), static_cast<float>(range[1]));
+  }
+
+  std::shared_ptr<const Contents> contents_;
+};
+
+/// One driver, blink by blink: keeps the last window of blinks and the driver's calibration. For one thread.
+template <Backend Device>
+class BasicSession {
+ public:
+  explicit BasicSession(const BasicModel<Device>& model)
+      : model_(model),
+        device_(1),
+        buckets_(device_, model.contents_->model, 1, model.config().data.window),
+        stage_(device_, model.config()),
+        calibration_(model.config().data),
+        model_row_(static_cast<std::size_t>(model_features(model.config().data))),
+        loader_(table_) {
+    table_.N = static_cast<int>(model_row_.size());
+    table_.x.resize(model_row_.size() * static_cast<std::size_t>(window()));
+  }
+  BasicSession(const BasicSession&) = delete;  // the loader points to the table
+  BasicSession& operator=(const BasicSession&) = delete;
+
+  /// The driver's next blink: one number per `BasicModel::features`, in raw units. Throws InputError on a number that is
+  /// not finite; the session is then as before.
+  void push(std::span<const double> features) {
+    BLINKBERT_EXPECTS(features.size() == model_.features().size(), features.size(), model_.features().size());
+    for (std::size_t n = 0; n < features.size(); ++n) {
+      if (!std::isfinite(features[n])) throw InputError(text("a blink's ", model_.features()[n], " is not a finite number"));
+    }
+    calibration_.push(features, model_row_);
+    const auto N = static_cast<std::ptrdiff_t>(model_row_.size());
+    if (rows_ == window()) {
+      std::copy(table_.x.begin() + N, table_.x.end(), table_.x.begin());
+      --rows_;
+    }
+    model_.scaler().apply(model_row_.data(), table_.x.data() + N * rows_);
+    ++rows_;
+  }
+
+  /// The score of the last window of this recording's blinks; empty below data.min_length of them.
+  std::optional<float> score() {
+    if (rows_ < model_.config().data.min_length) return std::nullopt;
+    const BatchItem item{.window = {.recording = 0, .start = 0, .length = rows_, .label = 0}};
+    auto& bucket = buckets_(1, window());
+    loader_.load(device_, bucket.batch, {&item, 1});
+    const auto input = stage_.prepare(device_, bucket.batch, Draw::evaluation, 0);
+    const Pass pass = bucket.batch.pass(Mode::evaluation, 0, 0, 0);
+    typename Device::Real value{};
+    download(device_, &value, model_.contents_->model.forward(device_, pass, input, bucket.saved));
+    return model_.clamped(static_cast<float>(value));
+  }
+
+  /// A new recording of the same driver: forgets the blinks, keeps the calibration.
+  void begin_recording() { rows_ = 0; }
+
+ private:
+  int window() const { return model_.config().data.window; }
+
+  BasicModel<Device> model_;
+  Device device_;
+  Buckets<FinetuningModel<Device>, Device> buckets_;
+  FinetuningStage<Device> stage_;
+  DriverCalibration calibration_;
+  std::vector<double> model_row_;                              // [N]  of the blink being pushed
+  RowTable table_;                                             // [window, N]  the last blinks, oldest first
+  BatchLoader<Device> loader_;
+  int rows_ = 0;
+};
+
+}  // namespace blinkbert

@@ -1,0 +1,126 @@
+#pragma once
+
+#include <blinkbert/layers/feed_forward.hpp>
+#include <blinkbert/layers/layer_norm.hpp>
+#include <blinkbert/layers/self_attention.hpp>
+
+namespace blinkbert {
+
+/// One encoder block at width E. With a = attention, f = feed-forward, drop = dropout:
+///   post-norm  u = LN1(x + drop(a(x))),        y = LN2(u + drop(f(u)))
+///   pre-norm   u = x + drop(a(LN1(x))),        y = u + drop(f(LN2(u)))
+/// Names below `name` are those of torch.nn.TransformerEncoderLayer.
+/// Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.1; pre-norm: Xiong et al. 2020, arXiv:2002.04745, table 1.
+template <Backend Device>
+class EncoderBlock {
+ public:
+  using Real = typename Device::Real;
+
+  struct Saved {
+    typename SelfAttention<Device>::Saved attention;
+    typename FeedForward<Device>::Saved feed_forward;
+    typename LayerNorm<Device>::Saved norm1, norm2;
+    View<Real, 2> normed;                                      // [T, E]  pre: LN1(x)
+    View<Real, 2> sum1;                                        // [T, E]  x + drop(a)
+    View<Real, 2> middle;                                      // [T, E]  what the feed-forward reads
+    View<Real, 2> sum2;                                        // [T, E]  post: u + drop(f)
+  };
+
+  /// Memory that holds nothing between calls: one for all blocks of a width.
+  struct Scratch {
+    typename SelfAttention<Device>::Scratch attention;
+    typename FeedForward<Device>::Scratch feed_forward;
+    View<Real, 2> branch;                                      // [T, E]  forward: a or f; backward: its gradient
+    View<Real, 2> dsum;                                        // [T, E]
+    View<Real, 2> dmiddle;                                     // [T, E]
+  };
+
+  EncoderBlock(ParameterSet<Device>& set, const std::string& name, int width, const ModelConfig& config,
+               std::uint32_t layer)
+      : width_(width),
+        norm_order_(config.norm),
+        drop_probability_(config.dropout),
+        layer_(layer),
+        attention_(set, name + ".self_attn", width, config.heads, config.dropout, layer),
+        feed_forward_(set, name, width),
+        norm1_(set, name + ".norm1", width),
+        norm2_(set, name + ".norm2", width) {}
+
+  Saved plan(Arena<Device>& arena, int T) const {
+    const bool pre = norm_order_ == NormOrder::pre;
+    const auto rows = [&](bool wanted) { return wanted ? arena.template take<Real>(T, width_) : View<Real, 2>{}; };
+    return {.attention = attention_.plan(arena, T),
+            .feed_forward = feed_forward_.plan(arena, T),
+            .norm1 = norm1_.plan(arena, T),
+            .norm2 = norm2_.plan(arena, T),
+            .normed = rows(pre),
+            .sum1 = rows(true),
+            .middle = rows(true),
+            .sum2 = rows(!pre)};
+  }
+
+  Scratch plan_scratch(Arena<Device>& arena, int T) const {
+    return {.attention = attention_.plan_scratch(arena, T),
+            .feed_forward = feed_forward_.plan_scratch(arena, T),
+            .branch = arena.template take<Real>(T, width_),
+            .dsum = arena.template take<Real>(T, width_),
+            .dmiddle = arena.template take<Real>(T, width_)};
+  }
+
+  void forward(Device& device, const Pass& pass, View<Real, 2> y, View<const Real, 2> x, Saved& saved,
+               const Scratch& scratch) const {
+    const Dropout drop1 = dropout(pass, Purpose::attention_residual_dropout);
+    const Dropout drop2 = dropout(pass, Purpose::feed_forward_residual_dropout);
+    const View<Real, 2> branch = scratch.branch;
+    if (norm_order_ == NormOrder::post) {
+      attention_.forward(device, pass, branch, x, saved.attention);
+      norm1_.forward_after_residual(device, pass, saved.middle, saved.sum1, x, branch, drop1, saved.norm1);
+      feed_forward_.forward(device, pass, branch, saved.middle, saved.feed_forward);
+      norm2_.forward_after_residual(device, pass, y, saved.sum2, saved.middle, branch, drop2, saved.norm2);
+    } else {
+      norm1_.forward(device, pass, saved.normed, x, saved.norm1);
+      attention_.forward(device, pass, branch, saved.normed, saved.attention);
+      norm2_.forward_after_residual(device, pass, saved.middle, saved.sum1, x, branch, drop1, saved.norm2);
+      feed_forward_.forward(device, pass, branch, saved.middle, saved.feed_forward);
+      run(device, ResidualNormForward<Real>{.z = y, .x = saved.sum1, .branch = branch, .dropout = drop2, .L = pass.L});
+    }
+  }
+
+  /// An empty `dx` is not wanted.
+  void backward(Device& device, const Pass& pass, View<Real, 2> dx, View<const Real, 2> dy, const Saved& saved,
+                const Scratch& scratch) const {
+    const Dropout drop1 = dropout(pass, Purpose::attention_residual_dropout);
+    const Dropout drop2 = dropout(pass, Purpose::feed_forward_residual_dropout);
+    const auto [attention, feed_forward, branch, dsum, dmiddle] = scratch;
+    // Without dropout the branch's gradient is the sum's.
+    const View<Real, 2> dbranch1 = drop1.is_active() ? branch : View<Real, 2>{};
+    const View<Real, 2> dbranch2 = drop2.is_active() ? branch : View<Real, 2>{};
+    const View<Real, 2> through1 = drop1.is_active() ? branch : dsum;
+    const View<Real, 2> through2 = drop2.is_active() ? branch : dsum;
+    if (norm_order_ == NormOrder::post) {
+      norm2_.backward_after_residual(device, pass, dsum, dbranch2, dy, {}, drop2, saved.norm2);
+      feed_forward_.backward(device, pass, dmiddle, through2, saved.feed_forward, feed_forward, dsum);
+      norm1_.backward_after_residual(device, pass, dsum, dbranch1, dmiddle, {}, drop1, saved.norm1);
+      attention_.backward(device, pass, dx, through1, saved.attention, attention, dsum);
+    } else {
+      run(device, ResidualNormBackward<Real>{.dx = dsum, .dbranch = dbranch2, .dz = dy, .dropout = drop2, .L = pass.L});
+      feed_forward_.backward(device, pass, dmiddle, through2, saved.feed_forward, feed_forward);
+      norm2_.backward_after_residual(device, pass, dsum, dbranch1, dmiddle, dsum, drop1, saved.norm2);
+      attention_.backward(device, pass, dmiddle, through1, saved.attention, attention);
+      norm1_.backward(device, pass, dx, dmiddle, saved.norm1, dx ? dsum : View<Real, 2>{});
+    }
+  }
+
+ private:
+  Dropout dropout(const Pass& pass, Purpose purpose) const { return pass.dropout(purpose, layer_, drop_probability_); }
+
+  int width_;
+  NormOrder norm_order_;
+  double drop_probability_;
+  std::uint32_t layer_;
+  SelfAttention<Device> attention_;
+  FeedForward<Device> feed_forward_;
+  LayerNorm<Device> norm1_, norm2_;
+};
+
+}  // namespace blinkbert

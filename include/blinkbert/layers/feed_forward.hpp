@@ -1,0 +1,53 @@
+#pragma once
+
+#include <blinkbert/layers/linear.hpp>
+
+namespace blinkbert {
+
+/// y = W2 gelu(W1 x + b1) + b2, F = 4 E wide inside. Owns `linear1` and `linear2`.
+/// Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 2, with GELU in the place of ReLU.
+template <Backend Device>
+class FeedForward {
+ public:
+  using Real = typename Device::Real;
+
+  struct Saved {
+    typename Linear<Device>::Saved first, second;
+    View<Real, 2> activated;                                   // [T, F]
+  };
+
+  struct Scratch {
+    View<Real, 2> dhidden;                                     // [T, F]
+  };
+
+  FeedForward(ParameterSet<Device>& set, const std::string& name, int width)
+      : hidden_(4 * width),
+        first_(set, name + ".linear1", width, hidden_, Init::fan_in_uniform(width), Init::fan_in_uniform(width),
+               Activation::gelu),
+        second_(set, name + ".linear2", hidden_, width, Init::fan_in_uniform(hidden_), Init::fan_in_uniform(hidden_)) {}
+
+  Saved plan(Arena<Device>& arena, int T) const {
+    return {.first = first_.plan(arena, T),
+            .second = second_.plan(arena, T),
+            .activated = arena.template take<Real>(T, hidden_)};
+  }
+
+  Scratch plan_scratch(Arena<Device>& arena, int T) const { return {.dhidden = arena.template take<Real>(T, hidden_)}; }
+
+  void forward(Device& device, const Pass& pass, View<Real, 2> y, View<const Real, 2> x, Saved& saved) const {
+    first_.forward(device, pass, saved.activated, x, saved.first);
+    second_.forward(device, pass, y, saved.activated, saved.second);
+  }
+
+  void backward(Device& device, const Pass& pass, View<Real, 2> dx, View<const Real, 2> dy, const Saved& saved,
+                const Scratch& scratch, View<const Real, 2> residual = {}) const {
+    second_.backward(device, pass, scratch.dhidden, dy, saved.second, {}, saved.first.pre_activation);
+    first_.backward(device, pass, dx, scratch.dhidden, saved.first, residual);
+  }
+
+ private:
+  int hidden_;
+  Linear<Device> first_, second_;
+};
+
+}  // namespace blinkbert

@@ -1,0 +1,40 @@
+#pragma once
+
+// The sizes and choices that layers are built from, with their defaults. "source" = Ekenstam, Ekener 2023, master's
+// thesis, Chalmers: best settings of its sweeps; "ours" = left open there and decided here.
+
+#include <vector>
+
+#include <blinkbert/ops/masked_loss.hpp>
+
+namespace blinkbert {
+
+/// From N features to width E:  none: E = N;  linear;  attention_linear: linear(block(x));
+/// attention_concatenation: [block(x) | linear(x)], N and E - N wide. Its block has width N.
+enum class Upscaling { none, linear, attention_linear, attention_concatenation };
+
+/// post: LN(x + f(x)), as in the original encoder;  pre: x + f(LN(x)), without a final norm.
+enum class NormOrder { post, pre };
+
+enum class Position { learned, sinusoidal };
+
+struct ModelConfig {
+  Upscaling upscaling = Upscaling::attention_linear;          // source
+  int width = 512, blocks = 4, heads = 4;                     // source; E, H
+  double dropout = 0.01;                                      // source; backbone
+  NormOrder norm = NormOrder::post;                           // ours; source: "as in the original transformer"
+  Position position = Position::learned;                      // ours
+  int max_length = 0;                                         // ours; 0 = data.window
+};
+
+struct HeadConfig {
+  std::vector<int> hidden{64};                                // source; fine-tuning [16]
+  double dropout = 0.02;                                      // source; fine-tuning .16
+  bool batch_norm = true;                                     // source
+  HeadRows rows = HeadRows::all;                              // source; pre-training only
+};
+
+/// Head width at model width w with H heads: d(w) = ceil(w / H).
+constexpr int head_width(int width, int heads) { return (width + heads - 1) / heads; }
+
+}  // namespace blinkbert

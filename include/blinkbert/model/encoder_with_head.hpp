@@ -1,0 +1,109 @@
+#pragma once
+
+#include <blinkbert/layers/head.hpp>
+#include <blinkbert/model/config.hpp>
+#include <blinkbert/model/encoder.hpp>
+
+namespace blinkbert {
+
+/// What a model reads, on the device.
+template <class Real>
+struct ModelInput {
+  View<const Real, 3> x;                                       // [B, L, N]
+  View<const int, 1> rows = {};                                // [R]  the rows that the head reads (t, or -1), ascending; ignored by a head on all rows
+  View<const int, 1> slots = {};                               // [T]  place of row t in rows, or -1
+  View<const int, 1> present = {};                             // [R]  1 = the row is real, 0 = there is none (-1); empty = all are
+};
+
+/// Encoder and head: the one structure of both models, which differ in the rows that the head reads and in its width.
+template <Backend Device>
+class EncoderWithHead {
+ public:
+  using Real = typename Device::Real;
+
+  struct Saved {
+    typename Encoder<Device>::Saved encoder;
+    typename Head<Device>::Saved head;
+    View<Real, 2> gathered;                                    // [T, E]  first R rows used; head on chosen rows only
+    View<Real, 2> dgathered;                                   // [T, E]
+    View<Real, 2> output;                                      // [R, out]
+    View<Real, 2> doutput;                                     // [R, out]  for the objective
+    ModelInput<Real> input;
+  };
+
+  EncoderWithHead(Device& device, const Config& config, int outputs, HeadRows rows)
+      : rows_(rows),
+        outputs_(outputs),
+        encoder_(device, parameters_, model_features(config.data), config.model),
+        head_(parameters_, "head", config.model.width, outputs, config.head) {
+    parameters_.allocate(device, config.train.seed);
+  }
+
+  ParameterSet<Device>& parameters() { return parameters_; }
+  const ParameterSet<Device>& parameters() const { return parameters_; }
+  HeadRows rows() const { return rows_; }
+  int features() const { return encoder_.features(); }
+  int blocks() const { return encoder_.blocks(); }
+
+  Saved plan(Arena<Device>& arena, int B, int L) const {
+    const int T = B * L;
+    Saved saved;
+    saved.encoder = encoder_.plan(arena, T);
+    if (rows_ == HeadRows::masked) {
+      saved.gathered = arena.template take<Real>(T, encoder_.width());
+      saved.dgathered = arena.template take<Real>(T, encoder_.width());
+    }
+    saved.head = head_.plan(arena, T);
+    saved.output = arena.template take<Real>(T, outputs_);
+    saved.doutput = arena.template take<Real>(T, outputs_);
+    return saved;
+  }
+
+  /// The prediction [R, out]: R = T rows (all), or one per entry of `input.rows` (masked). Zeros where there is no row.
+  View<const Real, 2> forward(Device& device, const Pass& pass, const ModelInput<Real>& input, Saved& saved) const {
+    saved.input = input;
+    View<const Real, 2> y = encoder_.forward(device, pass, reshape(input.x, {pass.T(), features()}), saved.encoder);
+    const int R = head_row_count(pass, input);
+    if (rows_ == HeadRows::masked) {
+      run(device, GatherRowsForward<Real>{.y = saved.gathered.rows(0, R), .x = y, .rows = input.rows});
+      y = saved.gathered.rows(0, R);
+    }
+    const View<Real, 2> output = saved.output.rows(0, R);
+    head_.forward(device, pass, output, y, head_rows(pass, input), saved.head);
+    return output;
+  }
+
+  /// Gradients of everything from group `lowest_trained_group` up, given dy = dLoss/dprediction in `saved.doutput`.
+  void backward(Device& device, const Pass& pass, const Saved& saved, int lowest_trained_group = 0) const {
+    const ModelInput<Real>& input = saved.input;
+    const int R = head_row_count(pass, input);
+    const bool is_encoder_trained = lowest_trained_group <= encoder_.blocks();
+    const View<Real, 2> dencoded = saved.encoder.gradients[0];
+    View<Real, 2> dx;
+    if (is_encoder_trained) dx = rows_ == HeadRows::masked ? saved.dgathered.rows(0, R) : dencoded;
+    head_.backward(device, pass, dx, saved.doutput.rows(0, R), head_rows(pass, input), saved.head);
+    if (!is_encoder_trained) return;
+    if (rows_ == HeadRows::masked) {
+      run(device, GatherRowsBackward<Real>{.dx = dencoded, .dy = saved.dgathered.rows(0, R), .slots = input.slots});
+    }
+    encoder_.backward(device, pass, dencoded, saved.encoder, lowest_trained_group);
+  }
+
+  int head_row_count(const Pass& pass, const ModelInput<Real>& input) const {
+    return rows_ == HeadRows::all ? pass.T() : input.rows.extent(0);
+  }
+
+ private:
+  typename Head<Device>::Rows head_rows(const Pass& pass, const ModelInput<Real>& input) const {
+    if (rows_ == HeadRows::all) return {.rows = {}, .lengths = pass.lengths, .L = pass.L};
+    return {.rows = input.rows, .lengths = input.present, .L = 1};
+  }
+
+  HeadRows rows_;
+  int outputs_;
+  ParameterSet<Device> parameters_;
+  Encoder<Device> encoder_;
+  Head<Device> head_;
+};
+
+}  // namespace blinkbert

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <map>
+#include <utility>
+
+#include <blinkbert/objective/device_batch.hpp>
+
+namespace blinkbert {
+
+/// The memory of a model's passes: one plan per (B, L), all in the same arena. The largest size is planned first, so
+/// that later ones fit into its memory.
+template <class Model, Backend Device>
+class Buckets {
+ public:
+  struct Bucket {
+    DeviceBatch<Device> batch;
+    typename Model::Saved saved;
+  };
+
+  Buckets(Device& device, const Model& model, int largest_B, int largest_L) : arena_(device), model_(&model) {
+    (*this)(largest_B, largest_L);
+  }
+
+  /// What it holds is overwritten by whatever bucket is used next.
+  Bucket& operator()(int B, int L) {
+    const auto found = buckets_.find({B, L});
+    if (found != buckets_.end()) return found->second;
+    arena_.restart();
+    Bucket bucket{.batch = DeviceBatch<Device>::plan(arena_, B, L, model_->features()),
+                  .saved = model_->plan(arena_, B, L)};
+    return buckets_.emplace(std::pair{B, L}, std::move(bucket)).first->second;
+  }
+
+  /// Bytes of the arena.
+  std::size_t capacity() const { return arena_.capacity(); }
+
+ private:
+  Arena<Device> arena_;
+  const Model* model_;
+  std::map<std::pair<int, int>, Bucket> buckets_;
+};
+
+}  // namespace blinkbert

@@ -1,0 +1,18 @@
+# Installs BUILD to PREFIX as a stranger would; the package must not point back at SOURCE or BUILD.
+file(REMOVE_RECURSE ${PREFIX})
+execute_process(COMMAND ${CMAKE_COMMAND} --install ${BUILD} --prefix ${PREFIX} COMMAND_ERROR_IS_FATAL ANY)
+
+file(GLOB package_files ${PREFIX}/share/cmake/blinkbert/*.cmake)
+list(LENGTH package_files count)
+if(count LESS 5)
+  message(FATAL_ERROR "expected the config, version, find and two target files in ${PREFIX}/share/cmake/blinkbert, found: ${package_files}")
+endif()
+foreach(package_file IN LISTS package_files)
+  file(READ ${package_file} content)
+  foreach(folder ${SOURCE} ${BUILD})
+    string(FIND "${content}" "${folder}" position)
+    if(NOT position EQUAL -1)
+      message(FATAL_ERROR "${package_file} names ${folder}: the package cannot be moved")
+    endif()
+  endforeach()
+endforeach()
