@@ -76,7 +76,8 @@ TEST_CASE("the calibration feature is the mean of the driver's first blinks, acr
     const std::vector<double> standardised = calibrated_values(frame, config_for(Calibration::standardise, K));
     CHECK(calibrated_values(frame, config_for(Calibration::none, K)) == frame.values);
     const std::vector<int> numbers = blinks_so_far(frame);
-    // At most 18 sums and a quotient of values below 1, in two orders: each step is off by at most half an epsilon of 18.
+    // At most 18 sums and a quotient of values below 1, in two orders: each step is off by at most half an epsilon of
+    // 18.
     const double tolerance = 2 * 20 * 18 * std::numeric_limits<double>::epsilon();
     for (const int driver : {0, 1}) {
       const std::vector<int> rows = rows_of(frame, driver);
@@ -179,8 +180,8 @@ TEST_CASE("robust scaler: median and interquartile range") {
   const std::vector<Case> cases{
       {{5, 1, 3, 2, 4}, 3, (4 - 2) / 1.349},
       {{4, 1, 3, 2}, 2.5, (3.25 - 1.75) / 1.349},
-      {{1, 2, 3, 4, 1e6}, 3, (4 - 2) / 1.349},           // an outlier moves nothing
-      {{0, 0, 0, 0, 0, 0, 0, 8}, 0, std::sqrt(7.0)},     // no range between the quartiles, though not constant
+      {{1, 2, 3, 4, 1e6}, 3, (4 - 2) / 1.349},        // an outlier moves nothing
+      {{0, 0, 0, 0, 0, 0, 0, 8}, 0, std::sqrt(7.0)},  // no range between the quartiles, though not constant
       {{7, 7, 7}, 7, 1},
       {{7}, 7, 1},
   };
@@ -234,7 +235,7 @@ TEST_CASE("rows that do not train move nothing, not even by being poison") {
     CHECK(before.scale == after.scale);
 
     other = frame;
-    other.values[0] += 1;   // a training row does move it
+    other.values[0] += 1;  // a training row does move it
     CHECK(fit_scaler(calibrated_values(other, config), 4, is_training, config).center != before.center);
   }
   CHECK_THROWS_AS(fit_scaler({1, 2}, 1, {0, 0}, DataConfig{}), InputError);

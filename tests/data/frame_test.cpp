@@ -71,7 +71,8 @@ TEST_CASE("drop_row leaves rows with an empty feature out, and only those") {
       "b,3,5,2,\n");
   DataConfig config = two_features();
   CHECK(message_of<InputError>([&] { read_frame(file.path(), config); }) ==
-        file.path().string() + ":3: column amplitude: found an empty field, expected a number, or data.missing = \"drop_row\"");
+        file.path().string() +
+            ":3: column amplitude: found an empty field, expected a number, or data.missing = \"drop_row\"");
   config.missing = Missing::drop_row;
   const Frame frame = read_frame(file.path(), config);
   CHECK(frame.dropped_rows == 3);
@@ -79,17 +80,18 @@ TEST_CASE("drop_row leaves rows with an empty feature out, and only those") {
   REQUIRE(frame.recordings.size() == 3);
   CHECK((frame.recordings[0].rows == 2 && frame.recordings[1].rows == 0 && frame.recordings[2].rows == 1));
   CHECK((frame.recordings[1].first_row == 2 && frame.recordings[2].first_row == 2));
-  CHECK_FALSE(frame.recordings[1].is_labelled);   // its only label went with its row
+  CHECK_FALSE(frame.recordings[1].is_labelled);  // its only label went with its row
 }
 
 TEST_CASE("bad input is refused with file, line, column and what was found") {
   const std::string header = "driver,recording,amplitude,duration,kss,label_quality,fold\n";
   struct Case {
-    std::string rows, message;   // the message after the file's name
+    std::string rows, message;  // the message after the file's name
   };
   const std::vector<Case> cases{
       {"a,1,x,2,7,high,1\n", ":2: column amplitude: found \"x\", expected a finite number"},
       {"a,1,1,2,7,high,1\na,1,1,\"1,5\",7,high,1\n", ":3: column duration: found \"1,5\", expected a finite number"},
+      {"a,1,1,\"2\n3\",7,high,1\n", ":2: column duration: found \"2\\x0a3\", expected a finite number"},
       {"a,1,1,nan,7,high,1\n", ":2: column duration: found \"nan\", expected a finite number"},
       {"a,1,1,-inf,7,high,1\n", ":2: column duration: found \"-inf\", expected a finite number"},
       {"a,1,1,1e300,7,high,1\n", ":2: column duration: found \"1e300\", expected a finite number"},
@@ -107,7 +109,8 @@ TEST_CASE("bad input is refused with file, line, column and what was found") {
       {"a,1,1,2,7,high,1\nb,1,1,2,7,high,1\n",
        ":3: column driver: found \"b\", expected \"a\", the driver with whom recording \"1\" began on line 2"},
       {"a,1,1,2,7,high,1\na,2,1,2,7,high,1\na,1,1,2,7,high,1\n",
-       ":4: column recording: found \"1\", expected a recording in one piece: it began on line 2 and recording \"2\" came in "
+       ":4: column recording: found \"1\", expected a recording in one piece: it began on line 2 and recording \"2\" "
+       "came in "
        "between"},
       {"a,1,1,2,7,high,1\na,2,1,2,7,high,2\n",
        ":3: column fold: found \"2\", expected \"1\" as on line 2: one value for driver \"a\""},
@@ -125,14 +128,17 @@ TEST_CASE("bad input is refused with file, line, column and what was found") {
 TEST_CASE("a dropped row is still checked") {
   DataConfig config = two_features();
   config.missing = Missing::drop_row;
-  for (const std::string row : {"a,1,,x,7,high\n", "a,1,,nan,7,high\n", "a,1,,1,seven,high\n", "b,1,,1,7,high\n",
-                                "a,1,,1,7,low\n"}) {
+  for (const std::string row :
+       {"a,1,,x,7,high\n", "a,1,,nan,7,high\n", "a,1,,1,seven,high\n", "b,1,,1,7,high\n", "a,1,,1,7,low\n"}) {
     CAPTURE(row);
     const TemporaryFile file("driver,recording,amplitude,duration,kss,label_quality\na,1,1,2,7,high\n" + row);
-    CHECK(message_of<InputError>([&] { read_frame(file.path(), config); }).starts_with(file.path().string() + ":3: column"));
+    CHECK(message_of<InputError>([&] {
+            read_frame(file.path(), config);
+          }).starts_with(file.path().string() + ":3: column"));
   }
   const TemporaryFile file("driver,recording,amplitude,duration\na,1,,2\n");
-  CHECK(message_of<InputError>([&] { read_frame(file.path(), config); }).find("dropped all 1 rows") != std::string::npos);
+  CHECK(message_of<InputError>([&] { read_frame(file.path(), config); }).find("dropped all 1 rows") !=
+        std::string::npos);
 }
 
 TEST_CASE("a missing column is named with the key and the file's columns, nearest first") {

@@ -21,7 +21,15 @@ using tests::TemporaryFile;
 namespace {
 
 enum Feature : std::size_t {
-  duration_ms, closing_ms, closed_ms, opening_ms, amplitude, closing_velocity, opening_velocity, ratio, interval_s
+  duration_ms,
+  closing_ms,
+  closed_ms,
+  opening_ms,
+  amplitude,
+  closing_velocity,
+  opening_velocity,
+  ratio,
+  interval_s
 };
 
 double correlation(const std::vector<double>& x, const std::vector<double>& y) {
@@ -95,7 +103,7 @@ TEST_CASE("the file is read back value for value, says that it is synthetic, and
       ++row;
     }
   }
-  CHECK(silent == 9);   // a quarter of 12 drivers, 3 recordings each
+  CHECK(silent == 9);  // a quarter of 12 drivers, 3 recordings each
   CHECK((low >= 1 && low <= 9));
   const Split split = make_split(frame, SplitsConfig{}, 1);
   CHECK(split.pretraining.training.size() > split.finetuning.training.size());
@@ -113,7 +121,7 @@ TEST_CASE("features fit each other and lie where people's do") {
       const auto& x = blink.features;
       REQUIRE(std::all_of(x.begin(), x.end(), [](double value) { return std::isfinite(value) && value >= 0; }));
       CHECK(x[duration_ms] == Approx(x[closing_ms] + x[closed_ms] + x[opening_ms]).epsilon(1e-12));
-      CHECK(std::abs(x[ratio] - x[amplitude] / x[closing_velocity]) <= 0.5e-6 * (1 + 1e-9));   // rounded to 6 digits
+      CHECK(std::abs(x[ratio] - x[amplitude] / x[closing_velocity]) <= 0.5e-6 * (1 + 1e-9));  // rounded to 6 digits
       CHECK((blink.latent_kss >= 1 && blink.latent_kss <= 9));
       all_kss.push_back(blink.latent_kss);
       ++blinks;
@@ -165,7 +173,7 @@ TEST_CASE("the scale of reports is covered, and drowsiness shows, noisily and di
       changes += i > 0 && blink.reported_kss != recording.blinks[i - 1].reported_kss ? 1 : 0;
       time_s += blink.features[interval_s] + blink.features[duration_ms] / 1000;
     }
-    CHECK(changes <= time_s / 300 + 1e-9);   // at most one change every five minutes
+    CHECK(changes <= time_s / 300 + 1e-9);  // at most one change every five minutes
   }
   for (int level = 1; level <= 9; ++level) {
     CAPTURE(level);
@@ -173,7 +181,8 @@ TEST_CASE("the scale of reports is covered, and drowsiness shows, noisily and di
   }
   std::vector<double> by_driver;
   for (const auto& [driver, values] : kss) {
-    if (std::set<double>(values.begin(), values.end()).size() > 3) by_driver.push_back(correlation(values, closed[driver]));
+    if (std::set<double>(values.begin(), values.end()).size() > 3)
+      by_driver.push_back(correlation(values, closed[driver]));
   }
   REQUIRE(by_driver.size() > 30);
   CHECK((median(by_driver) > 0.2 && median(by_driver) < 0.8));
@@ -190,7 +199,8 @@ TEST_CASE("neighbouring blinks tell about each other, beyond what a window's mea
     for (std::size_t start = 0; start + length <= recording.blinks.size(); start += length) {
       for (const std::size_t feature : {closed_ms, opening_ms, amplitude}) {
         double mean = 0;
-        for (std::size_t i = 0; i < length; ++i) mean += std::log1p(recording.blinks[start + i].features[feature]) / length;
+        for (std::size_t i = 0; i < length; ++i)
+          mean += std::log1p(recording.blinks[start + i].features[feature]) / length;
         for (std::size_t i = 0; i + 1 < length; ++i) {
           here[feature].push_back(std::log1p(recording.blinks[start + i].features[feature]) - mean);
           next[feature].push_back(std::log1p(recording.blinks[start + i + 1].features[feature]) - mean);

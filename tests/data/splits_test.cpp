@@ -79,7 +79,7 @@ void check_promise(const Split& split, const Frame& frame, bool is_shared) {
   }
   Set all = together(split.pretraining);
   all.merge(together(split.finetuning));
-  CHECK(all.size() == frame.drivers.size());   // nobody is lost
+  CHECK(all.size() == frame.drivers.size());  // nobody is lost
 }
 
 }  // namespace
@@ -91,10 +91,10 @@ TEST_CASE("no driver is on both sides, over many seeds, sizes and modes") {
     std::vector<std::string> test, validation;
   };
   const std::vector<Case> cases{
-      {6, 0, 0, 0, false, {}, {}},      {6, 0, 0, 0, true, {}, {}},          {3, 0, 0, 0, true, {}, {}},
-      {4, 1, 2, 0, false, {}, {}},      {20, 3, 7, 0, false, {}, {}},        {20, 3, 7, 0, true, {}, {}},
-      {58, 0, 0, 5, true, {"1"}, {}},   {58, 0, 0, 5, true, {"1"}, {"2"}},   {58, 0, 0, 5, false, {"1", "3"}, {}},
-      {30, 5, 9, 4, false, {"2"}, {}},  {30, 5, 9, 4, true, {"2"}, {"1"}},   {30, 5, 9, 4, false, {"2"}, {"1", "4"}},
+      {6, 0, 0, 0, false, {}, {}},      {6, 0, 0, 0, true, {}, {}},        {3, 0, 0, 0, true, {}, {}},
+      {4, 1, 2, 0, false, {}, {}},      {20, 3, 7, 0, false, {}, {}},      {20, 3, 7, 0, true, {}, {}},
+      {58, 0, 0, 5, true, {"1"}, {}},   {58, 0, 0, 5, true, {"1"}, {"2"}}, {58, 0, 0, 5, false, {"1", "3"}, {}},
+      {30, 5, 9, 4, false, {"2"}, {}},  {30, 5, 9, 4, true, {"2"}, {"1"}}, {30, 5, 9, 4, false, {"2"}, {"1", "4"}},
       {12, 0, 40, 4, false, {"2"}, {}},
   };
   for (const Case& known : cases) {
@@ -119,13 +119,13 @@ TEST_CASE("no driver is on both sides, over many seeds, sizes and modes") {
         CHECK(std::includes(split.pretraining.training.begin(), split.pretraining.training.end(),
                             split.finetuning.training.begin(), split.finetuning.training.end(),
                             [](const std::string& a, const std::string& b) {
-                              return std::stoi(a.substr(1)) < std::stoi(b.substr(1));   // both in file order
+                              return std::stoi(a.substr(1)) < std::stoi(b.substr(1));  // both in file order
                             }));
       }
       CHECK(make_split(frame, config, seed).finetuning.training == split.finetuning.training);
       drawn.insert(as_set(split.finetuning.validation));
     }
-    if (known.validation.empty()) CHECK(drawn.size() > 1);   // the seed decides
+    if (known.validation.empty()) CHECK(drawn.size() > 1);  // the seed decides
   }
 }
 
@@ -134,7 +134,7 @@ TEST_CASE("sizes follow shares and fractions") {
     int usable, unlabelled;
     double share;
     std::vector<double> fractions;
-    std::vector<std::size_t> pretraining, finetuning;   // training, validation, test
+    std::vector<std::size_t> pretraining, finetuning;  // training, validation, test
   };
   const std::vector<double> usual{0.7, 0.15, 0.15};
   const std::vector<Case> cases{
@@ -142,8 +142,8 @@ TEST_CASE("sizes follow shares and fractions") {
       {40, 20, 0.5, usual, {28, 6, 6}, {14, 3, 3}},
       {6, 0, 0.5, usual, {1, 1, 1}, {1, 1, 1}},
       {7, 0, 0.5, usual, {2, 1, 1}, {1, 1, 1}},
-      {4, 3, 0.5, usual, {2, 1, 1}, {1, 1, 1}},        // moved: fine-tuning needs three of the four
-      {20, 0, 0.05, usual, {1, 1, 1}, {11, 3, 3}},     // moved: pre-training needs three
+      {4, 3, 0.5, usual, {2, 1, 1}, {1, 1, 1}},     // moved: fine-tuning needs three of the four
+      {20, 0, 0.05, usual, {1, 1, 1}, {11, 3, 3}},  // moved: pre-training needs three
       {20, 0, 0, usual, {0, 0, 0}, {14, 3, 3}},
       {20, 0, 1, usual, {14, 3, 3}, {0, 0, 0}},
       {0, 20, 0.5, usual, {14, 3, 3}, {0, 0, 0}},
@@ -179,14 +179,14 @@ TEST_CASE("by column: test values test both stages, validation is drawn from the
   }
   CHECK(as_set(split.pretraining.test) == first_fold);
   CHECK(as_set(split.finetuning.test) == first_fold);
-  CHECK(split.finetuning.validation.size() == 7);   // round(.15 / .85 * 40) = round(7.06)
+  CHECK(split.finetuning.validation.size() == 7);  // round(.15 / .85 * 40) = round(7.06)
   CHECK(split.pretraining.validation == split.finetuning.validation);
   CHECK(split.finetuning.training.size() == 33);
   CHECK(split.pretraining.training == split.finetuning.training);
 
   config.shared_training = false;
   const Split apart = make_split(frame, config, 1);
-  CHECK(apart.pretraining.training.size() == 17);   // round(.5 * 33) = round(16.5)
+  CHECK(apart.pretraining.training.size() == 17);  // round(.5 * 33) = round(16.5)
   CHECK(apart.finetuning.training.size() == 16);
   CHECK(apart.finetuning.validation == split.finetuning.validation);
 
@@ -227,10 +227,10 @@ TEST_CASE("what cannot be split is refused") {
   const auto message = [](const Frame& frame, const SplitsConfig& config) {
     return message_of<InputError>([&] { make_split(frame, config, 1); });
   };
-  CHECK(message(frame_of(5, 0, 0), SplitsConfig{}).find("split leaves no drivers for finetuning.training: the stage has 2") ==
-        0);
-  CHECK(message(frame_of(0, 0, 2), SplitsConfig{}).find("split leaves no drivers for pretraining.training: the stage has 2") ==
-        0);
+  CHECK(message(frame_of(5, 0, 0), SplitsConfig{})
+            .find("split leaves no drivers for finetuning.training: the stage has 2") == 0);
+  CHECK(message(frame_of(0, 0, 2), SplitsConfig{})
+            .find("split leaves no drivers for pretraining.training: the stage has 2") == 0);
   SplitsConfig no_training;
   no_training.fractions = {0, 0.5, 0.5};
   CHECK(message(frame_of(20, 0, 0), no_training).find("splits.fractions begins with 0") == 0);
@@ -251,8 +251,8 @@ TEST_CASE("what cannot be split is refused") {
 }
 
 TEST_CASE("a split that is given back is checked against the data") {
-  const Frame frame = frame_of(
-      {Label::usable, Label::usable, Label::usable, Label::usable, Label::usable, Label::usable, Label::none, Label::low_quality});
+  const Frame frame = frame_of({Label::usable, Label::usable, Label::usable, Label::usable, Label::usable,
+                                Label::usable, Label::none, Label::low_quality});
   const Split good{.pretraining = {.training = {"d0", "d6", "d7"}, .validation = {"d1"}, .test = {"d2"}},
                    .finetuning = {.training = {"d3"}, .validation = {"d4"}, .test = {"d5"}}};
   SplitsConfig apart;
@@ -263,7 +263,7 @@ TEST_CASE("a split that is given back is checked against the data") {
   struct Case {
     Split split;
     SplitsConfig config;
-    std::string message;   // empty: fine
+    std::string message;  // empty: fine
   };
   std::vector<Case> cases;
   const auto add = [&](const SplitsConfig& config, const std::string& message, auto&& change) {
@@ -271,22 +271,27 @@ TEST_CASE("a split that is given back is checked against the data") {
     change(split);
     cases.push_back({split, config, message});
   };
-  add(apart, "split: finetuning.training names drivers that blinks.csv lacks: x, y",
-      [](Split& s) { s.finetuning.training = {"x", "d3", "y"}; });
-  add(apart, "split: pretraining.training lists drivers twice: d0",
-      [](Split& s) { s.pretraining.training = {"d0", "d0"}; });
+  add(apart, "split: finetuning.training names drivers that blinks.csv lacks: x, y", [](Split& s) {
+    s.finetuning.training = {"x", "d3", "y"};
+  });
+  add(apart, "split: pretraining.training lists drivers twice: d0", [](Split& s) {
+    s.pretraining.training = {"d0", "d0"};
+  });
   add(apart, "split: pretraining.training and pretraining.test may not share drivers: d0",
       [](Split& s) { s.pretraining.test = {"d0"}; });
-  add(apart, "split: pretraining.training and finetuning.test may not share drivers: d0",
-      [](Split& s) { s.finetuning.test = {"d5", "d0"}; });
+  add(apart, "split: pretraining.training and finetuning.test may not share drivers: d0", [](Split& s) {
+    s.finetuning.test = {"d5", "d0"};
+  });
   add(shared, "split: pretraining.training and finetuning.validation may not share drivers: d0",
       [](Split& s) { s.finetuning.validation = {"d0"}; });
-  add(apart, "split: pretraining.validation and finetuning.training may not share drivers: d1",
-      [](Split& s) { s.finetuning.training = {"d1", "d3"}; });
+  add(apart, "split: pretraining.validation and finetuning.training may not share drivers: d1", [](Split& s) {
+    s.finetuning.training = {"d1", "d3"};
+  });
   add(apart, "split: pretraining.validation and finetuning.test may not share drivers: d1",
       [](Split& s) { s.finetuning.test = {"d1"}; });
-  add(apart, "split: pretraining.training and finetuning.training may not share drivers unless splits.shared_training = "
-             "true: d0",
+  add(apart,
+      "split: pretraining.training and finetuning.training may not share drivers unless splits.shared_training = "
+      "true: d0",
       [](Split& s) { s.finetuning.training = {"d0"}; });
   add(shared, "", [](Split& s) { s.finetuning.training = {"d0"}; });
   add(apart, "", [](Split& s) { s.finetuning.test = {"d2"}; });
@@ -297,10 +302,11 @@ TEST_CASE("a split that is given back is checked against the data") {
   SplitsConfig untested = apart;
   untested.fractions = {0.8, 0.2, 0};
   add(untested, "", [](Split& s) { s.finetuning.test = {}; });
-  add(apart, "split: finetuning.training has no labelled recording of high quality, its drivers are: d6, d7", [](Split& s) {
-    s.pretraining.training = {"d0"};
-    s.finetuning.training = {"d6", "d7"};
-  });
+  add(apart, "split: finetuning.training has no labelled recording of high quality, its drivers are: d6, d7",
+      [](Split& s) {
+        s.pretraining.training = {"d0"};
+        s.finetuning.training = {"d6", "d7"};
+      });
   for (const Case& known : cases) {
     const std::string message = message_of<InputError>([&] { check_split(known.split, frame, known.config); });
     CAPTURE(message, known.message);
@@ -310,8 +316,10 @@ TEST_CASE("a split that is given back is checked against the data") {
 
 TEST_CASE("a stage without drivers cannot be trained") {
   CHECK_NOTHROW(check_stage({.training = {"a"}, .validation = {"b"}, .test = {}}, Task::pretraining));
-  CHECK(message_of<InputError>([] { check_stage({}, Task::finetuning); })
-            .find("split leaves no training drivers for finetuning: have 0 training, 0 validation and 0 test drivers") == 0);
+  CHECK(message_of<InputError>([] {
+          check_stage({}, Task::finetuning);
+        }).find("split leaves no training drivers for finetuning: have 0 training, 0 validation and 0 test drivers") ==
+        0);
   CHECK(message_of<InputError>([] {
           check_stage({.training = {"a"}, .validation = {}, .test = {"b"}}, Task::pretraining);
         }).find("split leaves no validation drivers for pretraining") == 0);

@@ -33,7 +33,8 @@ class TemporaryFile {
   std::filesystem::path path_;
 };
 
-/// The message of the exception that `call` throws; "" where it throws nothing, anything but an `Exception` passes through.
+/// The message of the exception that `call` throws; "" where it throws nothing, anything but an `Exception` passes
+/// through.
 template <class Exception, class Call>
 std::string message_of(Call&& call) {
   try {

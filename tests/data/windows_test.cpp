@@ -83,7 +83,8 @@ TEST_CASE("reports say why rows are in no window") {
   CHECK(index.reports[1].reason == "2 rows lie between windows of 5 at stride 7");
   CHECK(index.reports[2].reason == "6 rows lie between windows of 5 at stride 7");
   CHECK(index.reports[3].reason == "every row was dropped for an empty feature");
-  CHECK(index.reports[4].reason == "the last 2 rows fill no window at stride 7; 4 rows lie between windows of 5 at stride 7");
+  CHECK(index.reports[4].reason ==
+        "the last 2 rows fill no window at stride 7; 4 rows lie between windows of 5 at stride 7");
   CHECK(index_windows(frame_of({13}), 5, 5, 1).reports[0].reason == "the last 3 rows fill no window at stride 5");
 }
 

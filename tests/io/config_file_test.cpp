@@ -285,6 +285,35 @@ TEST_CASE("a file that cannot be used is an InputError with file, line and colum
         "cannot read " + folder.path().string() + ": Is a directory");
 }
 
+TEST_CASE("changed bytes end in an InputError or in a configuration that can be printed") {
+  const TemporaryFolder folder;
+  const std::string bytes = to_toml(Config{});
+  constexpr std::string_view alphabet = "0123456789{}[]\"'=,:-+._eTZ#\\ \t\n\r\x00\x7f\xff";
+  const RandomStream stream{.seed = 13};
+  int refused = 0, accepted = 0;
+  for (std::uint32_t round = 0; round < 2000; ++round) {
+    std::string changed = bytes;
+    const std::uint32_t changes = 1 + round % 3;
+    for (std::uint32_t i = 0; i < changes; ++i) {
+      const auto words = stream.words(i, round);
+      char& byte = changed[words[0] % changed.size()];
+      byte = words[1] % 2 == 0 ? alphabet[words[2] % alphabet.size()] : static_cast<char>(byte ^ (1 << (words[2] % 8)));
+    }
+    const auto path = folder.put("config.toml", changed);
+    try {
+      const Config config = load_config(Task::pretraining, path, {}).config;
+      ++accepted;
+      const Config again = load_config(Task::pretraining, folder.put("config.toml", to_toml(config)), {}).config;
+      CHECK(differing_keys(config, again).empty());
+    } catch (const InputError& error) {
+      ++refused;
+      CHECK(std::string_view(error.what()).find('\n') == std::string_view::npos);
+    }
+  }
+  CHECK(refused > 500);
+  CHECK(accepted > 100);
+}
+
 TEST_CASE("a configuration in JSON is read strictly, absent keys keep their defaults") {
   CHECK(differing_keys(config_from_json(Task::finetuning, nlohmann::json::object()), Config::defaults(Task::finetuning))
             .empty());

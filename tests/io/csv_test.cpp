@@ -28,10 +28,11 @@ std::vector<std::string> all_fields(const CsvTable& table) {
 TEST_CASE("the same table in every spelling that is fine") {
   const std::vector<std::string> spellings{
       "a,b\n1,x\n2,y\n",
-      "a,b\n1,x\n2,y",                                // last line without its end
-      "a,b\r\n1,x\r\n2,y\r\n",                        // CRLF
+      "a,b\n1,x\n2,y",          // last line without its end
+      "a,b\r\n1,x\r\n2,y\r\n",  // CRLF
       "a,b\r\n1,x\r\n2,y",
-      "\xef\xbb\xbf" "a,b\n1,x\n2,y\n",               // byte-order mark
+      "\xef\xbb\xbf"
+      "a,b\n1,x\n2,y\n",  // byte-order mark
       "\xef\xbb\xbf\"a\",\"b\"\r\n\"1\",\"x\"\r\n\"2\",\"y\"",
   };
   for (const std::string& spelling : spellings) {
@@ -47,9 +48,11 @@ TEST_CASE("the same table in every spelling that is fine") {
 }
 
 TEST_CASE("quoted fields hold commas, quotes and line ends, and lines are still counted") {
-  const TemporaryFile file("a,b\n\"1,5\",\"say \"\"no\"\"\"\n\"two\nlines\",\"\"\nlast,\xc3\xa4\n");
+  const TemporaryFile file(
+      "a,b\n\"1,5\",\"say \"\"no\"\"\"\n\"two\nlines\",\"\"\nlast,\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\n");
   const CsvTable table = read_csv(file.path());
-  CHECK(all_fields(table) == std::vector<std::string>{"1,5", "say \"no\"", "two\nlines", "", "last", "\xc3\xa4"});
+  CHECK(all_fields(table) == std::vector<std::string>{"1,5", "say \"no\"", "two\nlines", "", "last",
+                                                      "\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80"});
   CHECK(table.lines == std::vector<int>{2, 3, 5});
 }
 
@@ -86,11 +89,19 @@ TEST_CASE("what is not a table is refused with its place") {
       {"a,b\n1,\0002\n"s, ":2: column b: ", "a NUL byte"},
       {"a,b\n1,\"\0002\"\n"s, ":2: column b: ", "a NUL byte"},
       {"a,b\r1,2\r", ":1: ", "a carriage return alone"},
-      {"a,b\n1,\xe4\n", ":2: column b: ", "byte 228, expected UTF-8"},         // Latin-1
-      {"a,b\n1,\xed\xa0\x80\n", ":2: column b: ", "byte 237, expected UTF-8"}, // a surrogate
-      {"a,b\n1,\xc0\x80\n", ":2: column b: ", "byte 192, expected UTF-8"},     // overlong
-      {"a,b\n1,\xe2\x82", ":2: column b: ", "byte 226, expected UTF-8"},       // cut off
-      {"\xff\xfe" "a\0,\0b\0"s, ":1: column 1: ", "byte 255, expected UTF-8"},  // UTF-16
+      {"a,b\n1,\xe4\n", ":2: column b: ", "byte 228, expected UTF-8"},          // Latin-1
+      {"a,b\n1,\xed\xa0\x80\n", ":2: column b: ", "byte 237, expected UTF-8"},  // a surrogate
+      {"a,b\n1,\xc0\x80\n", ":2: column b: ", "byte 192, expected UTF-8"},      // overlong
+      {"a,b\n1,\xe0\x80\x80\n", ":2: column b: ", "byte 224, expected UTF-8"},
+      {"a,b\n1,\xf0\x80\x80\x80\n", ":2: column b: ", "byte 240, expected UTF-8"},
+      {"a,b\n1,\xf4\x90\x80\x80\n", ":2: column b: ", "byte 244, expected UTF-8"},  // beyond the last character
+      {"a,b\n1,\xf5\x80\x80\x80\n", ":2: column b: ", "byte 245, expected UTF-8"},
+      {"a,b\n1,\x80\n", ":2: column b: ", "byte 128, expected UTF-8"},
+      {"a,b\n1,\xe2(\xa1\n", ":2: column b: ", "byte 226, expected UTF-8"},
+      {"a,b\n1,\xe2\x82", ":2: column b: ", "byte 226, expected UTF-8"},  // cut off
+      {"\xff\xfe"
+       "a\0,\0b\0"s,
+       ":1: column 1: ", "byte 255, expected UTF-8"},  // UTF-16
   };
   for (const Case& wrong : cases) {
     const TemporaryFile file(wrong.bytes);
@@ -117,8 +128,8 @@ TEST_CASE("numbers") {
     REQUIRE(parse_number(field));
     CHECK(*parse_number(field) == value);
   }
-  for (const std::string field : {"", " ", " 1", "1 ", "1,5", "one", "1x", "0x10", "nan", "NaN", "inf", "-Infinity", "1e39",
-                                  "1e999", "+", "-", "+-1", "++1", "1e", "--1", "true"}) {
+  for (const std::string field : {"",          " ",    " 1",    "1 ", "1,5", "one", "1x",  "0x10", "nan", "NaN", "inf",
+                                  "-Infinity", "1e39", "1e999", "+",  "-",   "+-1", "++1", "1e",   "--1", "true"}) {
     CAPTURE(field);
     CHECK(!parse_number(field));
   }

@@ -428,7 +428,7 @@ TEST_CASE("statistics of a window by hand") {
 }
 
 TEST_CASE("statistics of a window do not tell its length") {
-  // The same rows once and three times over: all but the slope, which is 0 here, and the last row are means and extremes.
+  // The same rows once and three times over; the slope is 0 in both.
   const std::vector<float> once{1, 2, 2, 1};
   std::vector<float> thrice;
   for (int repeat = 0; repeat < 3; ++repeat) thrice.insert(thrice.end(), once.begin(), once.end());

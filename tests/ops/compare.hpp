@@ -4,6 +4,7 @@
 //
 //   tolerance of a tensor = 2 x the worst error of the oracle run in the backend's precision  (rounding of any reasonable order)
 //                         + 4 ulp of the largest value                                        (rounding where it is stored)
+//                         + 4 ulp of the largest term, where terms nearly cancel              (rounding before the difference)
 //
 // Float is compared with the oracle in double, double with the oracle in long double.
 
@@ -95,6 +96,32 @@ struct Expected {
   Exact<Real> tolerance = 0;
 };
 
+/// The distance of `value` to the next larger number of type Real.
+template <class Real>
+Exact<Real> ulp(Exact<Real> value) {
+  if (value == 0) return 0;
+  return std::ldexp(static_cast<Exact<Real>>(std::numeric_limits<Real>::epsilon()), std::ilogb(value));
+}
+
+/// `expected` with room for 4 ulp of the largest term of the difference that its values are.
+template <class Real>
+Expected<Real> with_largest_term(Expected<Real> expected, Exact<Real> term) {
+  expected.tolerance += 4 * ulp<Real>(term);
+  return expected;
+}
+
+/// A bound of |rstd gamma dy|, the first term of a norm's dx = rstd (g - mean(g) - xhat mean(g xhat)), g = gamma dy.
+/// dy is [rows, width].
+template <class Real>
+Exact<Real> largest_norm_term(const std::vector<Exact<Real>>& rstd, const std::vector<Real>& gamma, const std::vector<Real>& dy) {
+  Exact<Real> largest_rstd = 0, largest_g = 0;
+  for (const Exact<Real> element : rstd) largest_rstd = std::max(largest_rstd, element);
+  for (std::size_t i = 0; i < dy.size(); ++i) {
+    largest_g = std::max(largest_g, std::abs(static_cast<Exact<Real>>(gamma[i % gamma.size()]) * static_cast<Exact<Real>>(dy[i])));
+  }
+  return largest_rstd * largest_g;
+}
+
 /// From the oracle's values in both precisions.
 template <class Real>
 Expected<Real> expect(std::size_t count, std::vector<std::size_t> elements, std::vector<Exact<Real>> values,
@@ -105,10 +132,7 @@ Expected<Real> expect(std::size_t count, std::vector<std::size_t> elements, std:
     worst = std::max(worst, abs(static_cast<Exact<Real>>(low[i]) - values[i]));
     largest = std::max(largest, abs(values[i]));
   }
-  const Exact<Real> ulp = largest == 0 ? Exact<Real>(0)
-                                       : std::ldexp(static_cast<Exact<Real>>(std::numeric_limits<Real>::epsilon()),
-                                                    std::ilogb(largest));
-  return {count, std::move(elements), std::move(values), 2 * worst + 4 * ulp};
+  return {count, std::move(elements), std::move(values), 2 * worst + 4 * ulp<Real>(largest)};
 }
 
 /// function(inputs), every element.

@@ -11,7 +11,7 @@ enum class Loss { squared, absolute, huber };
 /// e^2, |e|, or Huber's: e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2).
 template <class Number>
 Number loss(Loss kind, double delta, const Number& e) {
-  const Number size = e < Number(0) ? -e : e;
+  const Number size = e > Number(0) ? e : e < Number(0) ? -e : Number(0);  // slope 0 at 0
   if (kind == Loss::squared) return e * e;
   if (kind == Loss::absolute) return size;
   if (size <= Number(delta)) return e * e / Number(2);

@@ -17,8 +17,8 @@
 
 namespace blinkbert {
 
-/// Names of a row's features as the model sees them: the original ones, then `calibration_<feature>` for each where they
-/// are appended. Throws InputError where an original feature already has one of the new names.
+/// Names of a row's features as the model sees them: the original ones, then `calibration_<feature>` for each where
+/// they are appended. Throws InputError where an original feature already has one of the new names.
 inline std::vector<std::string> model_feature_names(const DataConfig& config) {
   std::vector<std::string> names = config.features;
   if (config.calibration != Calibration::append) return names;
@@ -33,8 +33,8 @@ inline std::vector<std::string> model_feature_names(const DataConfig& config) {
   return names;
 }
 
-/// The running calibration of one driver. The calibration feature of the driver's blink n (from 1) is the mean over blinks
-/// 1 .. min(n, K), K = `data.calibration_blinks`: this blink included, constant from blink K on.
+/// The running calibration of one driver. The calibration feature of the driver's blink n (from 1) is the mean over
+/// blinks 1 .. min(n, K), K = `data.calibration_blinks`: this blink included, constant from blink K on.
 class DriverCalibration {
  public:
   explicit DriverCalibration(const DataConfig& config)
@@ -72,7 +72,7 @@ class DriverCalibration {
   int blinks_ = 0;
   // Differences to the first blink are summed: the mean of equal values is that value, so that a constant feature has a
   // constant calibration feature, not one of rounding errors that a scaler would blow up.
-  std::vector<double> first_, sums_;   // [N]
+  std::vector<double> first_, sums_;  // [N]
 };
 
 /// All rows of the frame as the model sees them, unscaled.  [rows, model features]
@@ -94,8 +94,8 @@ inline std::vector<double> calibrated_values(const Frame& frame, const DataConfi
 
 /// The number of each row among its driver's blinks in file order, from 1.  [rows]
 ///
-/// Rows whose number is at most `data.calibration_blinks` follow, under `append`, from visible neighbours (a mean and its
-/// count give the row away): masked errors report them on a line of their own.
+/// Rows whose number is at most `data.calibration_blinks` follow, under `append`, from visible neighbours (a mean and
+/// its count give the row away): masked errors report them on a line of their own.
 inline std::vector<int> blinks_so_far(const Frame& frame) {
   std::vector<int> numbers(static_cast<std::size_t>(frame.rows()));
   std::vector<int> counts(frame.drivers.size(), 0);
@@ -109,8 +109,8 @@ inline std::vector<int> blinks_so_far(const Frame& frame) {
 
 /// Feature by feature, z = (x - center) / scale.
 struct Scaler {
-  std::vector<double> center, scale;   // [model features]
-  double tail_bound = 5;               // in units of scale
+  std::vector<double> center, scale;  // [model features]
+  double tail_bound = 5;              // in units of scale
 
   /// out[n] = z[n] clamped to [-tail_bound, tail_bound]: what the model is fed.
   void apply(const double* row, float* out) const {
@@ -125,11 +125,11 @@ struct Scaler {
   }
 };
 
-/// Fits a scaler on the marked rows of values [rows, N], N = model features; every row weighs the same, and the values of
-/// other rows are never read. `standard`: mean and population standard deviation. `robust`: median and interquartile range
-/// / 1.349 (which is the deviation of a normal distribution), quantiles interpolated between neighbours; a feature with an
-/// interquartile range of 0 that is not constant takes its population standard deviation. A constant feature gets scale 1.
-/// Throws InputError without training rows.
+/// Fits a scaler on the marked rows of values [rows, N], N = model features; every row weighs the same, and the values
+/// of other rows are never read. `standard`: mean and population standard deviation. `robust`: median and interquartile
+/// range / 1.349 (which is the deviation of a normal distribution), quantiles interpolated between neighbours; a
+/// feature with an interquartile range of 0 that is not constant takes its population standard deviation. A constant
+/// feature gets scale 1. Throws InputError without training rows.
 inline Scaler fit_scaler(const std::vector<double>& values, int N, const std::vector<char>& is_training_row,
                          const DataConfig& config) {
   BLINKBERT_EXPECTS(N >= 1 && values.size() == is_training_row.size() * static_cast<std::size_t>(N), N, values.size(),
@@ -145,7 +145,8 @@ inline Scaler fit_scaler(const std::vector<double>& values, int N, const std::ve
     if (column.empty()) throw InputError("the training drivers have no rows: a scaler needs at least one");
     const auto count = static_cast<double>(column.size());
 
-    // Around the first value, so that a constant feature has a deviation of exactly 0 and a large offset costs no digits.
+    // Around the first value, so that a constant feature has a deviation of exactly 0 and a large offset costs no
+    // digits.
     double sum = 0;
     for (const double value : column) sum += value - column.front();
     const double mean = column.front() + sum / count;
@@ -162,7 +163,7 @@ inline Scaler fit_scaler(const std::vector<double>& values, int N, const std::ve
         const std::size_t above = std::min(below + 1, column.size() - 1);
         return column[below] + (place - static_cast<double>(below)) * (column[above] - column[below]);
       };
-      constexpr double normal_interquartile_range = 1.349;   // 2 * 0.6745, of a standard normal distribution
+      constexpr double normal_interquartile_range = 1.349;  // 2 * 0.6745, of a standard normal distribution
       const double range = quantile(0.75) - quantile(0.25);
       center = quantile(0.5);
       if (range > 0) scale = range / normal_interquartile_range;

@@ -24,10 +24,10 @@ namespace blinkbert {
 /// One drive or one video: a run of rows of one driver.
 struct Recording {
   std::string name;
-  int driver = 0;                  // index into Frame::drivers
-  int first_row = 0, rows = 0;     // rows of the frame; 0 rows where every one was dropped
-  bool is_high_quality = true;     // the label can be trusted
-  bool is_labelled = false;        // at least one row has a label
+  int driver = 0;               // index into Frame::drivers
+  int first_row = 0, rows = 0;  // rows of the frame; 0 rows where every one was dropped
+  bool is_high_quality = true;  // the label can be trusted
+  bool is_labelled = false;     // at least one row has a label
 
   /// Fine-tuning and the evaluation of scores use nothing else.
   bool has_usable_label() const { return is_labelled && is_high_quality; }
@@ -36,13 +36,13 @@ struct Recording {
 /// What a CSV of blinks holds, checked and as numbers.
 struct Frame {
   std::string path;
-  std::vector<std::string> features;        // [N]     names of the original features
-  std::vector<std::string> drivers;         // in order of appearance
-  std::vector<std::string> driver_groups;   // value of `splits.column` per driver; empty without that column
-  std::vector<Recording> recordings;        // in file order
-  std::vector<double> values;               // [rows, N]
-  std::vector<double> labels;               // [rows]  NaN = unlabelled
-  std::int64_t dropped_rows = 0;            // left out by data.missing = drop_row
+  std::vector<std::string> features;       // [N]     names of the original features
+  std::vector<std::string> drivers;        // in order of appearance
+  std::vector<std::string> driver_groups;  // value of `splits.column` per driver; empty without that column
+  std::vector<Recording> recordings;       // in file order
+  std::vector<double> values;              // [rows, N]
+  std::vector<double> labels;              // [rows]  NaN = unlabelled
+  std::int64_t dropped_rows = 0;           // left out by data.missing = drop_row
 
   int N() const { return static_cast<int>(features.size()); }
   int rows() const { return static_cast<int>(labels.size()); }
@@ -80,8 +80,8 @@ inline std::string columns_nearest_first(const CsvTable& table, std::string_view
 inline int required_column(const CsvTable& table, const std::string& name, std::string_view key) {
   const std::optional<int> column = table.column(name);
   if (!column) {
-    throw InputError(text(table.path, ":1: column ", name, " (", key, ") is missing, the file has: ",
-                          columns_nearest_first(table, name)));
+    throw InputError(text(table.path, ":1: column ", name, " (", key,
+                          ") is missing, the file has: ", columns_nearest_first(table, name)));
   }
   return *column;
 }
@@ -102,11 +102,11 @@ inline std::string required_text(const CsvTable& table, int row, int column, std
 
 /// Reads the columns that the configuration names. `split_column` is `splits.column`, or empty.
 ///
-/// Throws InputError that names file, line and column: a missing column (label and quality may be absent); a feature that
-/// is also the recording, driver, label, quality or split column; text, NaN, infinity or a number beyond float where a
-/// number belongs; an empty feature under `data.missing = refuse` (under `drop_row` its row is left out and counted, after
-/// the rest of the row was checked); a recording that comes back after another began; a driver, quality or split value
-/// that changes where it must not; no rows left.
+/// Throws InputError that names file, line and column: a missing column (label and quality may be absent); a feature
+/// that is also the recording, driver, label, quality or split column; text, NaN, infinity or a number beyond float
+/// where a number belongs; an empty feature under `data.missing = refuse` (under `drop_row` its row is left out and
+/// counted, after the rest of the row was checked); a recording that comes back after another began; a driver, quality
+/// or split value that changes where it must not; no rows left.
 inline Frame read_frame(const std::filesystem::path& path, const DataConfig& config,
                         const std::string& split_column = {}) {
   const CsvTable table = read_csv(path);
@@ -143,8 +143,8 @@ inline Frame read_frame(const std::filesystem::path& path, const DataConfig& con
   frame.labels.reserve(static_cast<std::size_t>(table.rows()));
 
   std::map<std::string, int> driver_index;
-  std::map<std::string, int> recording_line;   // line on which each recording began
-  std::vector<int> driver_line;                // line on which each driver began
+  std::map<std::string, int> recording_line;  // line on which each recording began
+  std::vector<int> driver_line;               // line on which each driver began
   std::vector<double> row_values(N);
 
   for (int row = 0; row < table.rows(); ++row) {
@@ -171,10 +171,9 @@ inline Frame read_frame(const std::filesystem::path& path, const DataConfig& con
     if (begins) {
       const auto [began, is_new] = recording_line.try_emplace(name, line);
       if (!is_new) {
-        detail::refuse_field(
-            table, row, recording_column,
-            text("a recording in one piece: it began on line ", began->second, " and recording ",
-                 detail::shown(frame.recordings.back().name), " came in between"));
+        detail::refuse_field(table, row, recording_column,
+                             text("a recording in one piece: it began on line ", began->second, " and recording ",
+                                  detail::shown(frame.recordings.back().name), " came in between"));
       }
       frame.recordings.push_back({.name = name,
                                   .driver = driver->second,
@@ -185,10 +184,10 @@ inline Frame read_frame(const std::filesystem::path& path, const DataConfig& con
     }
     Recording& recording = frame.recordings.back();
     if (driver->second != recording.driver) {
-      detail::refuse_field(table, row, driver_column,
-                           text(detail::shown(frame.drivers[static_cast<std::size_t>(recording.driver)]),
-                                ", the driver with whom recording ", detail::shown(name), " began on line ",
-                                recording_line[name]));
+      detail::refuse_field(
+          table, row, driver_column,
+          text(detail::shown(frame.drivers[static_cast<std::size_t>(recording.driver)]),
+               ", the driver with whom recording ", detail::shown(name), " began on line ", recording_line[name]));
     }
     if (is_high_quality != recording.is_high_quality) {
       detail::refuse_field(table, row, *quality_column,
@@ -200,10 +199,10 @@ inline Frame read_frame(const std::filesystem::path& path, const DataConfig& con
       if (is_new_driver) frame.driver_groups.push_back(group);
       const std::string& known = frame.driver_groups[static_cast<std::size_t>(driver->second)];
       if (group != known) {
-        detail::refuse_field(table, row, *group_column,
-                             text(detail::shown(known), " as on line ",
-                                  driver_line[static_cast<std::size_t>(driver->second)], ": one value for driver ",
-                                  detail::shown(driver_name)));
+        detail::refuse_field(
+            table, row, *group_column,
+            text(detail::shown(known), " as on line ", driver_line[static_cast<std::size_t>(driver->second)],
+                 ": one value for driver ", detail::shown(driver_name)));
       }
     }
 

@@ -32,18 +32,19 @@ inline MaskStreams mask_streams(Draw draw, std::uint64_t seed, std::uint32_t ste
           stream(Purpose::evaluation_noise)};
 }
 
-/// Rows chosen in each sequence, for all sequences that share a count: those of one optimizer step, or all validation
-/// windows in file order. With r = round(1e6 rate), c(s) = (r s + 500000) / 1000000 in 64-bit integers:
+/// Rows chosen in each sequence, written to `counts` (resized; a vector that is used again is not allocated again), for all
+/// sequences that share a count: those of one optimizer step, or all validation windows in file order. With r = round(1e6 rate), c(s) = (r s + 500000) / 1000000 in 64-bit integers:
 ///   batch      c(S[b+1]) - c(S[b]), S the running sum of lengths; if that is nothing at all, one in the first sequence
 ///   sequence   max(1, c(length)), 0 for an empty sequence
 ///   bernoulli  the rows whose word is below round(rate 2^32); these are the rows with the smallest words, so the op
 ///              needs their number only
-inline std::vector<int> masked_row_counts(std::span<const int> lengths, std::span<const std::uint32_t> sequences,
-                                          const MaskConfig& mask, const RandomStream& chosen) {
+inline void masked_row_counts(std::vector<int>& counts, std::span<const int> lengths,
+                              std::span<const std::uint32_t> sequences, const MaskConfig& mask,
+                              const RandomStream& chosen) {
   BLINKBERT_EXPECTS(lengths.size() == sequences.size(), lengths.size(), sequences.size());
   const std::int64_t rate = std::llround(1e6 * mask.rate);
   const auto share = [&](std::int64_t rows) { return (rate * rows + 500000) / 1000000; };
-  std::vector<int> counts(lengths.size(), 0);
+  counts.assign(lengths.size(), 0);
   std::int64_t rows = 0;
   for (std::size_t b = 0; b < lengths.size(); ++b) {
     switch (mask.count) {
@@ -70,7 +71,6 @@ inline std::vector<int> masked_row_counts(std::span<const int> lengths, std::spa
       break;
     }
   }
-  return counts;
 }
 
 }  // namespace blinkbert

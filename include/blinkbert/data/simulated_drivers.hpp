@@ -3,8 +3,8 @@
 // Simulated drivers: blink recordings with a known drowsiness, for trying things out. They are synthetic and say so in
 // every name; no result on them says anything about people.
 //
-// A latent KSS (Karolinska Sleepiness Scale, 1 .. 9: Akerstedt & Gillberg 1990, Int J Neurosci 52) begins at the level of
-// the recording and drifts upwards with time on task. It moves five features; the other four follow from those:
+// A latent KSS (Karolinska Sleepiness Scale, 1 .. 9: Akerstedt & Gillberg 1990, Int J Neurosci 52) begins at the level
+// of the recording and drifts upwards with time on task. It moves five features; the other four follow from those:
 //
 //   log x = log alert value + driver's offset + sensitivity * effect * (s + f) + wandering + noise
 //   s = ((KSS - 1) / 8)^2   blinks change little at first and steeply at high KSS, and drivers differ much in level and
@@ -13,10 +13,11 @@
 //   duration = closing + closed + opening
 //   peak velocity = 15/8 * amplitude / time, with scatter: a minimum-jerk movement (Flash & Hogan 1985, J Neurosci 5);
 //                           amplitude and peak velocity of lids are proportional (Evinger et al. 1991, IOVS 32)
-//   ratio = amplitude / closing velocity (Johns 2003, Sleep 26 suppl.; Johns et al. 2007, Somnologie 11): rises when drowsy
+//   ratio = amplitude / closing velocity, rises when drowsy (Johns 2003, Sleep 26; Johns et al. 2007, Somnologie 11)
 //
-// Drowsiness also comes in episodes of a few long blinks: many but not all blinks slow down (Johns et al. 2007), and the
-// share of long closures rises (Caffier et al. 2003, Eur J Appl Physiol 89). Sizes that no source gives are round numbers.
+// Drowsiness also comes in episodes of a few long blinks: many but not all blinks slow down (Johns et al. 2007), and
+// the share of long closures rises (Caffier et al. 2003, Eur J Appl Physiol 89). Sizes that no source gives are round
+// numbers.
 
 #include <algorithm>
 #include <array>
@@ -38,18 +39,18 @@ namespace blinkbert {
 struct SimulationConfig {
   int drivers = 24;
   std::uint64_t seed = 1;
-  int recordings = 3;                  // per driver, from rested to after a night awake, in an order drawn by driver
-  int min_blinks = 300;                // per recording
+  int recordings = 3;    // per driver, from rested to after a night awake, in an order drawn by driver
+  int min_blinks = 300;  // per recording
   int max_blinks = 500;
-  double unlabelled_share = 0.25;      // of the drivers: they report nothing, as in recordings for pre-training only
-  double low_quality_share = 0.15;     // of the labelled drivers' recordings, at most one per driver, never the only one
+  double unlabelled_share = 0.25;   // of the drivers: they report nothing, as in recordings for pre-training only
+  double low_quality_share = 0.15;  // of the labelled drivers' recordings, at most one per driver, never the only one
 };
 
 /// Values are rounded as a file would hold them, so that written and read values are equal.
 struct SimulatedBlink {
-  std::array<double, 9> features{};    // in the order of simulated_features(); ms, mm, mm/s, s
-  double latent_kss = 0;               // the truth, which no file holds
-  int reported_kss = 0;                // the driver's report for these five minutes, 1 .. 9; 0 = none
+  std::array<double, 9> features{};  // in the order of simulated_features(); ms, mm, mm/s, s
+  double latent_kss = 0;             // the truth, which no file holds
+  int reported_kss = 0;              // the driver's report for these five minutes, 1 .. 9; 0 = none
 };
 
 struct SimulatedRecording {
@@ -62,25 +63,25 @@ namespace detail {
 
 /// How one of the five moved features behaves.
 struct SimulatedFeature {
-  double alert;              // median over alert drivers
-  double effect;             // change of its logarithm from s = 0 to s = 1
-  double between_drivers;    // standard deviations of its logarithm: of the drivers' offsets,
-  double wandering;          //   of its own slow fluctuation,
-  double noise;              //   and from blink to blink
+  double alert;            // median over alert drivers
+  double effect;           // change of its logarithm from s = 0 to s = 1
+  double between_drivers;  // standard deviations of its logarithm: of the drivers' offsets,
+  double wandering;        //   of its own slow fluctuation,
+  double noise;            //   and from blink to blink
 };
 
 enum SimulatedFeatureName : std::size_t { closing, closed, opening, amplitude, interval };
 
-/// Alert blinks last about 200 ms, drowsy ones 260 to 300 ms, most of it in closed and opening time, closing about 60 to 70
-/// ms (Caffier et al. 2003; Schleicher et al. 2008, Ergonomics 51, also for large differences between people). Amplitudes
-/// of spontaneous blinks are 8 to 9 mm (Evinger et al. 1991) and shrink when lids sink. An awake driver blinks 15 to 20 times
-/// a minute, a little oftener when tired, in skewed intervals (Schleicher et al. 2008).
+/// Alert blinks last about 200 ms, drowsy ones 260 to 300 ms, most of it in closed and opening time, closing about 60
+/// to 70 ms (Caffier et al. 2003; Schleicher et al. 2008, Ergonomics 51, also for large differences between people).
+/// Amplitudes of spontaneous blinks are 8 to 9 mm (Evinger et al. 1991) and shrink when lids sink. An awake driver
+/// blinks 15 to 20 times a minute, a little oftener when tired, in skewed intervals (Schleicher et al. 2008).
 inline constexpr std::array<SimulatedFeature, 5> simulated_feature_table{{
-    {.alert = 62, .effect = 0.15, .between_drivers = 0.12, .wandering = 0.06, .noise = 0.10},     // closing, ms
-    {.alert = 14, .effect = 1.00, .between_drivers = 0.35, .wandering = 0.20, .noise = 0.35},     // closed, ms
-    {.alert = 120, .effect = 0.30, .between_drivers = 0.15, .wandering = 0.07, .noise = 0.12},    // opening, ms
-    {.alert = 8.5, .effect = -0.18, .between_drivers = 0.15, .wandering = 0.06, .noise = 0.08},   // amplitude, mm
-    {.alert = 2.9, .effect = -0.15, .between_drivers = 0.35, .wandering = 0.15, .noise = 0.55},   // interval, s
+    {.alert = 62, .effect = 0.15, .between_drivers = 0.12, .wandering = 0.06, .noise = 0.10},    // closing, ms
+    {.alert = 14, .effect = 1.00, .between_drivers = 0.35, .wandering = 0.20, .noise = 0.35},    // closed, ms
+    {.alert = 120, .effect = 0.30, .between_drivers = 0.15, .wandering = 0.07, .noise = 0.12},   // opening, ms
+    {.alert = 8.5, .effect = -0.18, .between_drivers = 0.15, .wandering = 0.06, .noise = 0.08},  // amplitude, mm
+    {.alert = 2.9, .effect = -0.15, .between_drivers = 0.35, .wandering = 0.15, .noise = 0.55},  // interval, s
 }};
 
 /// What a random number is for: the `layer` of its counter; driver = `sequence`, recording = `step`.
@@ -92,17 +93,15 @@ struct SimulatorDraws {
   std::uint32_t driver = 0, recording = 0;
 
   RandomWords words(Draw draw, std::size_t index) const {
-    return RandomStream{.seed = seed,
-                        .purpose = Purpose::simulator,
-                        .layer = static_cast<std::uint32_t>(draw),
-                        .step = recording}
+    return RandomStream{
+        .seed = seed, .purpose = Purpose::simulator, .layer = static_cast<std::uint32_t>(draw), .step = recording}
         .words(static_cast<std::uint32_t>(index), driver);
   }
   double uniform(Draw draw, std::size_t index) const { return unit_interval(words(draw, index)[0]); }
   /// Standard normal (Box & Muller 1958).
   double normal(Draw draw, std::size_t index) const {
     const RandomWords bits = words(draw, index);
-    const double radius = std::sqrt(-2 * std::log((bits[0] + 0.5) * 0x1p-32));   // never the logarithm of 0
+    const double radius = std::sqrt(-2 * std::log((bits[0] + 0.5) * 0x1p-32));  // never the logarithm of 0
     return radius * std::cos(2 * std::numbers::pi * unit_interval(bits[1]));
   }
 };
@@ -119,12 +118,14 @@ struct Fluctuation {
   }
 };
 
-inline double rounded(double value, double steps_per_unit) { return std::round(value * steps_per_unit) / steps_per_unit; }
+inline double rounded(double value, double steps_per_unit) {
+  return std::round(value * steps_per_unit) / steps_per_unit;
+}
 
 }  // namespace detail
 
-/// The recordings of all drivers, driver by driver. Equal configurations give equal values. Throws InputError where a number
-/// is out of its range.
+/// The recordings of all drivers, driver by driver. Equal configurations give equal values. Throws InputError where a
+/// number is out of its range.
 inline std::vector<SimulatedRecording> simulate(const SimulationConfig& config) {
   const auto demand = [](bool holds, const char* what, auto found, const char* wanted) {
     if (!holds) throw InputError(text("simulation: ", what, " = ", found, ": ", wanted));
@@ -156,7 +157,8 @@ inline std::vector<SimulatedRecording> simulate(const SimulationConfig& config) 
   std::vector<std::pair<double, std::size_t>> by_word;
   for (std::size_t d = 0; d < drivers; ++d) {
     by_word.emplace_back(
-        SimulatorDraws{.seed = config.seed, .driver = static_cast<std::uint32_t>(d)}.uniform(Draw::driver, label_order), d);
+        SimulatorDraws{.seed = config.seed, .driver = static_cast<std::uint32_t>(d)}.uniform(Draw::driver, label_order),
+        d);
   }
   std::sort(by_word.begin(), by_word.end());
   std::vector<char> reports_kss(drivers, 1);
@@ -167,10 +169,10 @@ inline std::vector<SimulatedRecording> simulate(const SimulationConfig& config) 
   for (std::size_t d = 0; d < drivers; ++d) {
     const SimulatorDraws own{.seed = config.seed, .driver = static_cast<std::uint32_t>(d)};
     std::array<double, moved> offset{}, sensitivity{};
-    const double shared = std::exp(0.35 * own.normal(Draw::driver, shared_sensitivity));
+    const double shared = std::exp(0.25 * own.normal(Draw::driver, shared_sensitivity));
     for (std::size_t i = 0; i < moved; ++i) {
       offset[i] = table[i].between_drivers * own.normal(Draw::driver, i);
-      sensitivity[i] = shared * (1 + 0.4 * own.normal(Draw::driver, moved + i));
+      sensitivity[i] = shared * (1 + 0.3 * own.normal(Draw::driver, moved + i));
     }
     const double bias = 0.5 * own.normal(Draw::driver, report_bias);
     const bool has_low_quality =
@@ -182,9 +184,8 @@ inline std::vector<SimulatedRecording> simulate(const SimulationConfig& config) 
     std::sort(levels.begin(), levels.end());
 
     for (std::size_t r = 0; r < recordings; ++r) {
-      const SimulatorDraws draws{.seed = config.seed,
-                                 .driver = static_cast<std::uint32_t>(d),
-                                 .recording = static_cast<std::uint32_t>(r)};
+      const SimulatorDraws draws{
+          .seed = config.seed, .driver = static_cast<std::uint32_t>(d), .recording = static_cast<std::uint32_t>(r)};
       SimulatedRecording recording{
           .name = text("simulated_", d + 1, "_", r + 1),
           .driver = text("simulated_", d + 1),
@@ -200,8 +201,8 @@ inline std::vector<SimulatedRecording> simulate(const SimulationConfig& config) 
       const int count = config.min_blinks + static_cast<int>(draws.uniform(Draw::recording, 2) *
                                                              (config.max_blinks - config.min_blinks + 1));
 
-      Fluctuation kss_fluctuation(0.985, 0.5, draws.normal(Draw::recording, 3));   // some 4 minutes
-      Fluctuation state(0.92, 0.25, draws.normal(Draw::recording, 4));             // some 40 s
+      Fluctuation kss_fluctuation(0.985, 0.5, draws.normal(Draw::recording, 3));  // some 4 minutes
+      Fluctuation state(0.92, 0.25, draws.normal(Draw::recording, 4));            // some 40 s
       std::vector<Fluctuation> wandering;
       for (std::size_t i = 0; i < moved; ++i) {
         wandering.emplace_back(0.8, table[i].wandering, draws.normal(Draw::recording, 5 + i));
@@ -214,25 +215,24 @@ inline std::vector<SimulatedRecording> simulate(const SimulationConfig& config) 
       std::vector<int> report_count;
       for (int blink = 0; blink < count; ++blink) {
         const auto index = static_cast<std::size_t>(blink);
-        const double kss = std::clamp(first_kss + kss_per_hour * time_s / 3600 +
-                                          kss_fluctuation.next(draws.normal(Draw::state, 2 * index)),
-                                      1.0, 9.0);
+        const double kss = std::clamp(
+            first_kss + kss_per_hour * time_s / 3600 + kss_fluctuation.next(draws.normal(Draw::state, 2 * index)), 1.0,
+            9.0);
         const double s = (kss - 1) / 8 * ((kss - 1) / 8);
         const double f = state.next(draws.normal(Draw::state, 2 * index + 1));
 
         std::array<double, moved> x{};
         for (std::size_t i = 0; i < moved; ++i) {
-          x[i] = table[i].alert *
-                 std::exp(offset[i] + sensitivity[i] * table[i].effect * (s + f) +
-                          wandering[i].next(draws.normal(Draw::wandering, moved * index + i)) +
-                          table[i].noise * draws.normal(Draw::noise, moved * index + i));
+          x[i] = table[i].alert * std::exp(offset[i] + sensitivity[i] * table[i].effect * (s + f) +
+                                           wandering[i].next(draws.normal(Draw::wandering, moved * index + i)) +
+                                           table[i].noise * draws.normal(Draw::noise, moved * index + i));
         }
 
         using enum detail::SimulatedFeatureName;
         const auto happens = [&](std::size_t event, double probability) {
           return draws.uniform(Draw::event, 8 * index + event) < probability;
         };
-        is_episode = happens(0, is_episode ? 0.85 : 0.004 + 0.05 * s * s);   // 7 blinks on average
+        is_episode = happens(0, is_episode ? 0.85 : 0.004 + 0.06 * s);  // 7 blinks on average
         if (is_episode) {
           x[closing] *= 1.15;
           x[closed] *= 2.2;
@@ -240,17 +240,17 @@ inline std::vector<SimulatedRecording> simulate(const SimulationConfig& config) 
           x[amplitude] *= 0.85;
           x[interval] *= 0.8;
         }
-        if (happens(1, 0.001 + 0.02 * s)) {   // a closure of half a second or more
+        if (happens(1, 0.001 + 0.02 * s)) {  // a long closure: 0.6 s on average, 0.2 s at least
           x[closed] += 200 - 400 * std::log(1 - draws.uniform(Draw::event, 8 * index + 5));
         }
-        if (happens(2, 0.02)) {   // an incomplete blink
+        if (happens(2, 0.02)) {  // an incomplete blink
           x[amplitude] *= 0.4;
           x[closing] *= 0.7;
           x[closed] *= 0.3;
           x[opening] *= 0.7;
         }
-        if (happens(3, 0.02)) x[interval] *= 2;   // the camera missed a blink
-        if (happens(4, 0.003)) x[opening] *= 4;   // or lost the lid on its way up
+        if (happens(3, 0.02)) x[interval] *= 2;  // the camera missed a blink
+        if (happens(4, 0.003)) x[opening] *= 4;  // or lost the lid on its way up
 
         const double closing_ms = rounded(x[closing], 10), closed_ms = rounded(x[closed], 10),
                      opening_ms = rounded(x[opening], 10), amplitude_mm = rounded(x[amplitude], 1000),
@@ -261,13 +261,13 @@ inline std::vector<SimulatedRecording> simulate(const SimulationConfig& config) 
           return rounded(15.0 / 8.0 * amplitude_mm / (movement_ms / 1000) * scatter, 100);
         };
         const double closing_velocity = peak_velocity(closing_ms, 0), opening_velocity = peak_velocity(opening_ms, 1);
-        recording.blinks.push_back({.features = {duration_ms, closing_ms, closed_ms, opening_ms, amplitude_mm,
-                                                 closing_velocity, opening_velocity,
-                                                 rounded(amplitude_mm / closing_velocity, 1e6), interval_s},
-                                    .latent_kss = kss});
+        recording.blinks.push_back(
+            {.features = {duration_ms, closing_ms, closed_ms, opening_ms, amplitude_mm, closing_velocity,
+                          opening_velocity, rounded(amplitude_mm / closing_velocity, 1e6), interval_s},
+             .latent_kss = kss});
 
         time_s += interval_s + duration_ms / 1000;
-        const auto report = static_cast<std::size_t>(time_s / 300);   // one report every five minutes
+        const auto report = static_cast<std::size_t>(time_s / 300);  // one report every five minutes
         report_sum.resize(std::max(report_sum.size(), report + 1));
         report_count.resize(report_sum.size());
         report_sum[report] += kss;

@@ -2,8 +2,8 @@
 
 // Splits: which drivers train, validate and test each of the two stages.
 //
-// No driver that validates or tests either stage is in a training set of either stage, ever. The two training sets share
-// no driver unless `splits.shared_training` says so.
+// No driver that validates or tests either stage is in a training set of either stage, ever. The two training sets
+// share no driver unless `splits.shared_training` says so.
 
 #include <algorithm>
 #include <array>
@@ -44,15 +44,17 @@ struct IndexSets {
   std::vector<int> training, validation, test;
 };
 
-inline void append(std::vector<int>& to, const std::vector<int>& from) { to.insert(to.end(), from.begin(), from.end()); }
+inline void append(std::vector<int>& to, const std::vector<int>& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
 
 /// At least one, at most `most`.
 inline int rounded_count(double share, int count, int most) {
   return std::max(std::min(static_cast<int>(std::lround(share * count)), most), 1);
 }
 
-/// Cuts drivers into validation (first), test and training. A set with a share above 0 gets round(share * count) drivers,
-/// but at least one; training gets the rest, for which the larger of the others gives way, down to one.
+/// Cuts drivers into validation (first), test and training. A set with a share above 0 gets round(share * count)
+/// drivers, but at least one; training gets the rest, for which the larger of the others gives way, down to one.
 inline IndexSets cut_by_fractions(const std::vector<int>& drivers, const std::vector<double>& fractions) {
   const int count = static_cast<int>(drivers.size());
   int validation = fractions[1] > 0 ? rounded_count(fractions[1], count, count) : 0;
@@ -92,12 +94,12 @@ inline std::vector<char> drivers_with_rows(const Frame& frame) {
 
 }  // namespace detail
 
-/// Throws InputError where `split` cannot be used with `frame`, naming set and drivers: a driver that the frame lacks or
-/// that is listed twice; a driver that trains one stage and validates or tests one (or validates one and tests the other,
-/// which would choose a model on test drivers); a driver in both training sets without `splits.shared_training`; a stage
-/// that has drivers but lacks training drivers, or validation or test drivers although their fraction is above 0; a
-/// fine-tuning set without any usable label (a labelled recording of high quality). A stage without any driver is fine
-/// here: its program asks `check_stage`.
+/// Throws InputError where `split` cannot be used with `frame`, naming set and drivers: a driver that the frame lacks
+/// or that is listed twice; a driver that trains one stage and validates or tests one (or validates one and tests the
+/// other, which would choose a model on test drivers); a driver in both training sets without `splits.shared_training`;
+/// a stage that has drivers but lacks training drivers, or validation or test drivers although their fraction is above
+/// 0; a fine-tuning set without any usable label (a labelled recording of high quality). A stage without any driver is
+/// fine here: its program asks `check_stage`.
 inline void check_split(const Split& split, const Frame& frame, const SplitsConfig& config) {
   BLINKBERT_EXPECTS(config.fractions.size() == 3);
   struct NamedSet {
@@ -139,8 +141,9 @@ inline void check_split(const Split& split, const Frame& frame, const SplitsConf
       }
       if (!shared.empty()) {
         throw InputError(text("split: ", sets[a].name, " and ", sets[b].name,
-                              is_same_role_of_both_stages ? " may not share drivers unless splits.shared_training = true: "
-                                                          : " may not share drivers: ",
+                              is_same_role_of_both_stages
+                                  ? " may not share drivers unless splits.shared_training = true: "
+                                  : " may not share drivers: ",
                               detail::join(shared)));
       }
     }
@@ -159,12 +162,11 @@ inline void check_split(const Split& split, const Frame& frame, const SplitsConf
                               ", expected at least one in each set; give more drivers, or other splits.fractions, ",
                               "splits.pretraining_share (0 or 1 leaves one stage without drivers) or splits.column"));
       }
-      const bool is_any_usable = std::any_of(drivers.begin(), drivers.end(), [&](const std::string& driver) {
-        return usable[index.at(driver)] != 0;
-      });
+      const bool is_any_usable = std::any_of(drivers.begin(), drivers.end(),
+                                             [&](const std::string& driver) { return usable[index.at(driver)] != 0; });
       if (stage == 3 && !drivers.empty() && !is_any_usable) {
-        throw InputError(text("split: ", name, " has no labelled recording of high quality, its drivers are: ",
-                              detail::join(drivers)));
+        throw InputError(text("split: ", name,
+                              " has no labelled recording of high quality, its drivers are: ", detail::join(drivers)));
       }
     }
   }
@@ -189,13 +191,14 @@ inline void check_stage(const DriverSets& sets, Task task) {
 /// Drivers are drawn in ascending order of (word of {index = driver's place in the file, sequence 0}, place), purpose
 /// `split`; drivers without rows are left out. Let [t, v, e] = splits.fractions.
 ///
-/// - By seed, disjoint training sets: round(pretraining_share * labelled) labelled drivers and all others are pre-training's,
-///   the rest fine-tuning's. With a share strictly between 0 and 1 that count is moved, where possible, so that each stage
-///   has a driver for each of its sets. Each stage is then cut by the fractions (`v`, `e` rounded, at least one each; the
-///   rest trains; 6 drivers give 1 + 1 + 1 twice).
-/// - By seed, shared training sets: the labelled drivers are cut once, for both stages; the others train in pre-training.
-/// - By column: drivers with a value in splits.test test both stages, those with a value in splits.validation validate both;
-///   without such values round(v / (t + v) * count) labelled drivers, at least one, are drawn. Of those left, all
+/// - By seed, disjoint training sets: round(pretraining_share * labelled) labelled drivers and all others are
+///   pre-training's, the rest fine-tuning's. With a share strictly between 0 and 1 that count is moved, where possible,
+///   so that each stage has a driver for each of its sets. Each stage is then cut by the fractions (`v`, `e` rounded,
+///   at least one each; the rest trains; 6 drivers give 1 + 1 + 1 twice).
+/// - By seed, shared training sets: the labelled drivers are cut once, for both stages; the others train in
+///   pre-training.
+/// - By column: drivers with a value in splits.test test both stages, those with a value in splits.validation validate
+///   both; without such values round(v / (t + v) * count) labelled drivers, at least one, are drawn. Of those left, all
 ///   labelled ones train both stages where training sets are shared; else pretraining_share divides them. The others
 ///   left train in pre-training. Fine-tuning's lists name labelled drivers only.
 ///
@@ -204,7 +207,8 @@ inline Split make_split(const Frame& frame, const SplitsConfig& config, std::uin
   BLINKBERT_EXPECTS(config.fractions.size() == 3);
   BLINKBERT_EXPECTS(config.column.empty() || frame.driver_groups.size() == frame.drivers.size());
   if (!(config.fractions[0] > 0)) {
-    throw InputError(text("splits.fractions begins with ", config.fractions[0], ": the training share must be above 0"));
+    throw InputError(
+        text("splits.fractions begins with ", config.fractions[0], ": the training share must be above 0"));
   }
 
   const RandomStream stream{.seed = seed, .purpose = Purpose::split};
@@ -217,7 +221,7 @@ inline Split make_split(const Frame& frame, const SplitsConfig& config, std::uin
 
   detail::IndexSets pretraining, finetuning;
   const std::vector<char> usable = detail::drivers_with_usable_label(frame);
-  std::vector<int> labelled, others;   // drawn from, in the order of their words
+  std::vector<int> labelled, others;  // drawn from, in the order of their words
   const auto sort_in = [&](int driver) {
     (usable[static_cast<std::size_t>(driver)] != 0 ? labelled : others).push_back(driver);
   };
@@ -252,10 +256,10 @@ inline Split make_split(const Frame& frame, const SplitsConfig& config, std::uin
       detail::append(first, others);
       // Again by word, so that an unlabelled driver is as likely to validate as any other.
       std::vector<int> place(frame.drivers.size());
-      for (std::size_t i = 0; i < order.size(); ++i) place[static_cast<std::size_t>(order[i].second)] = static_cast<int>(i);
-      std::sort(first.begin(), first.end(), [&](int a, int b) {
-        return place[static_cast<std::size_t>(a)] < place[static_cast<std::size_t>(b)];
-      });
+      for (std::size_t i = 0; i < order.size(); ++i)
+        place[static_cast<std::size_t>(order[i].second)] = static_cast<int>(i);
+      std::sort(first.begin(), first.end(),
+                [&](int a, int b) { return place[static_cast<std::size_t>(a)] < place[static_cast<std::size_t>(b)]; });
       pretraining = detail::cut_by_fractions(first, config.fractions);
       finetuning = detail::cut_by_fractions({middle, labelled.end()}, config.fractions);
     }
@@ -322,8 +326,7 @@ inline Split make_split(const Frame& frame, const SplitsConfig& config, std::uin
     return list;
   };
   const auto named = [&](const detail::IndexSets& sets) {
-    return DriverSets{
-        .training = names(sets.training), .validation = names(sets.validation), .test = names(sets.test)};
+    return DriverSets{.training = names(sets.training), .validation = names(sets.validation), .test = names(sets.test)};
   };
   Split split{.pretraining = named(pretraining), .finetuning = named(finetuning)};
   check_split(split, frame, config);

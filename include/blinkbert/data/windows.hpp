@@ -13,10 +13,10 @@ namespace blinkbert {
 
 /// Rows [start, start + length) of a frame, all of one recording.
 struct Window {
-  int recording = 0;                                           // index into Frame::recordings
-  int start = 0;                                               // row of the frame
-  int length = 0;                                              // blinks
-  double label = std::numeric_limits<double>::quiet_NaN();     // of the last row; NaN = unlabelled
+  int recording = 0;                                        // index into Frame::recordings
+  int start = 0;                                            // row of the frame
+  int length = 0;                                           // blinks
+  double label = std::numeric_limits<double>::quiet_NaN();  // of the last row; NaN = unlabelled
 };
 
 /// What became of one recording.
@@ -29,19 +29,18 @@ struct RecordingReport {
 };
 
 struct WindowIndex {
-  std::vector<Window> windows;            // in file order: the number of a window is its place here
-  std::vector<RecordingReport> reports;   // one per recording
+  std::vector<Window> windows;           // in file order: the number of a window is its place here
+  std::vector<RecordingReport> reports;  // one per recording
 };
 
-/// Windows of `length` rows at rows 0, stride, 2 stride, ... of each recording; a recording shorter than that but at least
-/// `min_length` rows long gives one short window. All recordings, whatever their labels or drivers.
+/// Windows of `length` rows at rows 0, stride, 2 stride, ... of each recording; a recording shorter than that but at
+/// least `min_length` rows long gives one short window. All recordings, whatever their labels or drivers.
 inline WindowIndex index_windows(const Frame& frame, int length, int stride, int min_length) {
   BLINKBERT_EXPECTS(length >= 1 && stride >= 1 && min_length >= 1 && min_length <= length, length, stride, min_length);
   WindowIndex index;
   for (int r = 0; r < static_cast<int>(frame.recordings.size()); ++r) {
     const Recording& recording = frame.recordings[static_cast<std::size_t>(r)];
-    RecordingReport report{
-        .recording = r, .rows = recording.rows, .windows = 0, .uncovered_rows = 0, .reason = {}};
+    RecordingReport report{.recording = r, .rows = recording.rows, .windows = 0, .uncovered_rows = 0, .reason = {}};
     const auto add = [&](int offset, int rows) {
       const int start = recording.first_row + offset;
       index.windows.push_back({.recording = r,

@@ -2,8 +2,8 @@
 
 // Strict reader of comma-separated values (RFC 4180, UTF-8): a header line, then rows of as many fields.
 //
-// Fine: a byte-order mark, LF or CRLF, quoted fields ("" stands for a quote; commas and line ends inside are text), a last
-// line without its line end. Everything else that is not a table is an error that names file, line and column.
+// Fine: a byte-order mark, LF or CRLF, quoted fields ("" stands for a quote; commas and line ends inside are text), a
+// last line without its line end. Everything else that is not a table is an error that names file, line and column.
 
 #include <cerrno>
 #include <charconv>
@@ -21,6 +21,7 @@
 #include <vector>
 
 #include <blinkbert/core/expects.hpp>
+#include <blinkbert/io/atomic_file.hpp>
 
 namespace blinkbert {
 
@@ -45,41 +46,25 @@ inline std::size_t utf8_length(std::string_view bytes) {
   return is_overlong || is_surrogate || is_beyond ? 0 : length;
 }
 
-/// A piece of a file as it may stand in a one-line message: control characters as '?'.
-inline std::string printable(std::string_view found) {
-  std::string out;
-  for (const char c : found) {
-    const auto byte = static_cast<unsigned char>(c);
-    out += byte < 0x20 || byte == 0x7f ? '?' : c;
-  }
-  return out;
-}
-
-/// The same in quotes, cut after about 40 bytes.
-inline std::string shown(std::string_view found) {
-  std::size_t cut = 40;
-  if (found.size() <= cut) return "\"" + printable(found) + "\"";
-  while (cut > 0 && (static_cast<unsigned char>(found[cut]) & 0xc0) == 0x80) --cut;   // not inside a character
-  return "\"" + printable(found.substr(0, cut)) + "...\"";
-}
+/// A piece of a file inside a one-line message, in quotes.
+inline std::string shown(std::string_view found) { return "\"" + printable(found) + "\""; }
 
 }  // namespace detail
 
 /// A table as it stands in the file: names and texts, nothing interpreted.
 struct CsvTable {
-  std::string path;                  // as given to the reader; the beginning of every message
-  std::vector<std::string> header;   // [C]
-  std::vector<std::size_t> ends;     // [rows * C]  one past each field's last byte in `content`
-  std::vector<int> lines;            // [rows]      line of the file on which the row begins, from 1
-  std::string content;               // all fields one after another, quotes removed
+  std::string path;                 // as given to the reader; the beginning of every message
+  std::vector<std::string> header;  // [C]
+  std::vector<std::size_t> ends;    // [rows * C]  one past each field's last byte in `content`
+  std::vector<int> lines;           // [rows]      line of the file on which the row begins, from 1
+  std::string content;              // all fields one after another, quotes removed
 
   int rows() const { return static_cast<int>(lines.size()); }
   int columns() const { return static_cast<int>(header.size()); }
 
   std::string_view field(int row, int column) const {
     BLINKBERT_EXPECTS(row >= 0 && row < rows() && column >= 0 && column < columns(), row, column);
-    const std::size_t i =
-        static_cast<std::size_t>(row) * header.size() + static_cast<std::size_t>(column);
+    const std::size_t i = static_cast<std::size_t>(row) * header.size() + static_cast<std::size_t>(column);
     const std::size_t begin = i == 0 ? 0 : ends[i - 1];
     return std::string_view(content).substr(begin, ends[i] - begin);
   }
@@ -95,7 +80,7 @@ struct CsvTable {
   /// "file:line: column name": where a field stands, for messages.
   std::string place(int row, int column) const {
     return text(path, ":", lines[static_cast<std::size_t>(row)], ": column ",
-                detail::printable(header[static_cast<std::size_t>(column)]));
+                printable(header[static_cast<std::size_t>(column)]));
   }
 };
 
@@ -113,20 +98,20 @@ inline CsvTable read_csv(const std::filesystem::path& path) {
   const std::string bytes{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
   if (stream.bad()) throw InputError(text(table.path, ": cannot be read: ", std::strerror(errno)));
 
-  std::size_t at = bytes.starts_with("\xef\xbb\xbf") ? 3 : 0;   // byte-order mark of UTF-8
+  std::size_t at = bytes.starts_with("\xef\xbb\xbf") ? 3 : 0;  // byte-order mark of UTF-8
   if (at == bytes.size()) {
     throw InputError(text(table.path, ":1: found an empty file, expected a header line and rows"));
   }
 
   int line = 1;
-  int row_line = 1;              // where the current row begins
-  std::size_t fields = 0;        // finished fields of the current row
+  int row_line = 1;        // where the current row begins
+  std::size_t fields = 0;  // finished fields of the current row
   bool in_header = true;
   std::string field;
 
   const auto fail = [&](int where, std::string_view found, std::string_view expected) {
     const std::string column =
-        in_header || fields >= table.header.size() ? text(fields + 1) : detail::printable(table.header[fields]);
+        in_header || fields >= table.header.size() ? text(fields + 1) : printable(table.header[fields]);
     throw InputError(text(table.path, ":", where, ": column ", column, ": found ", found, ", expected ", expected));
   };
 
@@ -204,7 +189,7 @@ inline CsvTable read_csv(const std::filesystem::path& path) {
       ++at;
     }
     if (at < bytes.size()) {
-      ++at;   // the line feed
+      ++at;  // the line feed
       ++line;
     }
     if (at == bytes.size()) return table;

@@ -20,7 +20,7 @@
 
 namespace blinkbert {
 
-// Ridge regression -----------------------------------------------------------------------------------------------------
+// Ridge regression ----------------------------------------------------------------------------------------------------
 
 /// What ridge regression of q targets on p predictors needs of its training rows: their number, means and scatter, by
 /// the updating formula of Welford 1962 (Technometrics 4(3)), which loses no digits to large means.
@@ -65,7 +65,8 @@ class RidgeSums {
 ///   minimise over w:  mean over rows of (y - mean_y - z . w)^2 + lambda |w|^2,   z = (x - mean_x) / deviation_x.
 /// lambda is the one of a fixed grid (10^-4, 10^-3.5, ..., 10^4) that is best by generalised cross-validation,
 ///   GCV = (residual sum of squares / n) / (1 - d / n)^2,   d = 1 + sum_i s_i / (s_i + lambda),
-/// s_i the eigenvalues of the predictors' correlation matrix; of those that score alike, to one part in 10^6, the largest.
+/// s_i the eigenvalues of the predictors' correlation matrix; of strengths that score alike, to one part in 10^6, the
+/// largest.
 /// Constant predictors (deviation below 1e-9 max(1, |mean|): predictors are of order one) get weight 0. Fewer rows than
 /// predictors and collinear predictors are fine: no lambda of the grid lets the condition number pass 10^4 p.
 /// Sources: Hoerl, Kennard 1970, Technometrics 12(1); Golub, Heath, Wahba 1979, Technometrics 21(2).
@@ -162,7 +163,7 @@ class Ridge {
   std::vector<double> lambdas_;  // [q]
 };
 
-// Masked rows ----------------------------------------------------------------------------------------------------------
+// Masked rows ---------------------------------------------------------------------------------------------------------
 //
 // A row is visible if it is real and not chosen, whatever mask.hide says. A window is its real rows before masking,
 // [length, N] in scaled units, with one flag per row: not 0 = chosen.
@@ -368,7 +369,7 @@ inline void predict(MaskedBaseline baseline, View<const float, 2> rows, std::spa
   }
 }
 
-// KSS ------------------------------------------------------------------------------------------------------------------
+// KSS -----------------------------------------------------------------------------------------------------------------
 
 /// Baselines of a window's KSS.
 enum class ScoreBaseline {

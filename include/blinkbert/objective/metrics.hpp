@@ -23,7 +23,7 @@
 
 namespace blinkbert {
 
-// Scores ---------------------------------------------------------------------------------------------------------------
+// Scores --------------------------------------------------------------------------------------------------------------
 
 /// One labelled window. `prediction` is the model's own output, not clamped.
 struct ScoredWindow {
@@ -32,7 +32,8 @@ struct ScoredWindow {
   double truth = 0, prediction = 0;  // KSS, or whatever labels.range is in
 };
 
-/// Level of a continuous value: the number of edges at or below it. Edges [3.34, 6.68]: 0 below 3.34, 1 below 6.68, else 2.
+/// Level of a continuous value: the number of edges at or below it.
+/// Edges [3.34, 6.68]: 0 below 3.34, 1 below 6.68, else 2.
 inline int level_of(double value, const std::vector<double>& edges) {
   return static_cast<int>(std::upper_bound(edges.begin(), edges.end(), value) - edges.begin());
 }
@@ -201,7 +202,8 @@ struct ScoreMetrics {
 
 /// Quadratic weighted kappa of a table of counts [truth][prediction]:
 ///   1 - sum_ij (i - j)^2 O_ij / sum_ij (i - j)^2 r_i c_j / n,   r, c = row and column sums, n = all counts.
-/// NaN where the denominator is 0: everything in one and the same class. Source: Cohen 1968, Psychological Bulletin 70(4).
+/// NaN where the denominator is 0: everything in one and the same class.
+/// Source: Cohen 1968, Psychological Bulletin 70(4).
 inline double quadratic_weighted_kappa(const std::vector<std::vector<double>>& counts) {
   const std::size_t classes = counts.size();
   std::vector<double> truth(classes, 0.0), prediction(classes, 0.0);
@@ -294,7 +296,7 @@ inline std::map<int, ScoreSums> mean_over_seeds(std::span<const std::map<int, Sc
   return mean;
 }
 
-// Masked rows ----------------------------------------------------------------------------------------------------------
+// Masked rows ---------------------------------------------------------------------------------------------------------
 
 /// Additive errors on masked rows, per feature, in scaled units. Rows of different kinds (original and calibration
 /// features, a driver's early rows under `append`) are kept in sums of their own by the caller.
@@ -372,7 +374,7 @@ inline std::vector<double> variance_shares(std::span<const double> squared, std:
   return shares;
 }
 
-// Intervals ------------------------------------------------------------------------------------------------------------
+// Intervals -----------------------------------------------------------------------------------------------------------
 
 /// 95 % interval. NaN where there are too few drivers, or where the value is undefined.
 struct Interval {
@@ -406,8 +408,8 @@ inline double percentile(std::span<const double> sorted, double share) {
 
 namespace detail {
 
-/// Percentile intervals of statistic(drawn places) -> values. Resamples in which a value is undefined are left out of its
-/// percentiles.
+/// Percentile intervals of statistic(drawn places) -> values. Resamples in which a value is undefined are left out of
+/// its percentiles.
 template <class Statistic>
 std::vector<Interval> bootstrap_intervals(int drivers, std::uint64_t seed, Statistic statistic) {
   std::vector<int> everyone(static_cast<std::size_t>(drivers));

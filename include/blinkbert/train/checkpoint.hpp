@@ -173,7 +173,7 @@ void load_parameters(Device& device, ParameterSet<Device>& set, const Safetensor
         return std::any_of(entries.begin(), entries.end(), [&](const auto& entry) { return entry.name == name; });
       };
       if (!has(set.entries()) && !has(set.statistic_entries())) {
-        throw InputError(text(file.path, ": tensor ", detail::printable(name), " does not belong to the model that the configuration describes"));
+        throw InputError(text(file.path, ": tensor ", printable(name), " does not belong to the model that the configuration describes"));
       }
     }
   }

@@ -29,7 +29,8 @@ void predict(typename Stage::Device& device, const typename Stage::Model& model,
     lengths.push_back(one.window.length);
     sequences.push_back(one.number);
   }
-  const std::vector<int> chosen = stage.chosen_rows(lengths, sequences, Draw::evaluation, 0);
+  std::vector<int> chosen;
+  stage.chosen_rows(chosen, lengths, sequences, Draw::evaluation, 0);
 
   std::vector<BatchItem> items;
   std::vector<int> rows;

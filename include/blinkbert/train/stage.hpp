@@ -31,10 +31,10 @@ class PretrainingStage {
 
   Objective& objective() { return objective_; }
 
-  /// Rows chosen in each of the sequences that share a count.
-  std::vector<int> chosen_rows(std::span<const int> lengths, std::span<const std::uint32_t> sequences, Draw draw,
-                               std::uint32_t step) const {
-    return masked_row_counts(lengths, sequences, mask_, mask_streams(draw, seed_, step).chosen);
+  /// Rows chosen in each of the sequences that share a count, written to `counts`.
+  void chosen_rows(std::vector<int>& counts, std::span<const int> lengths, std::span<const std::uint32_t> sequences,
+                   Draw draw, std::uint32_t step) const {
+    masked_row_counts(counts, lengths, sequences, mask_, mask_streams(draw, seed_, step).chosen);
   }
 
   /// What a step's loss is divided by: its chosen rows.
@@ -95,9 +95,9 @@ class FinetuningStage {
 
   Objective& objective() { return objective_; }
 
-  std::vector<int> chosen_rows(std::span<const int> lengths, std::span<const std::uint32_t>, Draw,
-                               std::uint32_t) const {
-    return std::vector<int>(lengths.size(), 0);
+  void chosen_rows(std::vector<int>& counts, std::span<const int> lengths, std::span<const std::uint32_t>, Draw,
+                   std::uint32_t) const {
+    counts.assign(lengths.size(), 0);
   }
 
   /// What a step's loss is divided by: its sequences.

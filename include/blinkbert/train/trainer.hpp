@@ -176,9 +176,9 @@ class Trainer {
       sequences_.push_back(sequence);
       rows += window.length;
     }
-    const std::vector<int> chosen = stage_.chosen_rows(lengths_, sequences_, Draw::training, t);
-    for (std::size_t i = 0; i < count; ++i) items_[i].chosen = chosen[i];
-    const std::int64_t normaliser = Stage::normaliser(chosen);
+    stage_.chosen_rows(chosen_, lengths_, sequences_, Draw::training, t);
+    for (std::size_t i = 0; i < count; ++i) items_[i].chosen = chosen_[i];
+    const std::int64_t normaliser = Stage::normaliser(chosen_);
 
     auto& objective = stage_.objective();
     objective.begin_step(device_, normaliser);
@@ -299,7 +299,7 @@ class Trainer {
 
   typename Device::Memory first_memory_, second_memory_, scalars_memory_, segments_memory_, statistics_memory_;
   std::vector<Wide<Real>> best_values_, best_statistics_;
-  std::vector<int> order_, lengths_;
+  std::vector<int> order_, lengths_, chosen_;
   std::vector<std::uint32_t> sequences_;
   std::vector<BatchItem> items_;
 };

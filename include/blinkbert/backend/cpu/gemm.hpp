@@ -1,49 +1,213 @@
 #pragma once
 
-// The three products of a linear layer: the one seam to Eigen, where oneDNN or CBLAS may stand in.
-// Each is called from one thread on its own rows of the result; who splits the rows is the op.
+// Large products: the one seam where oneDNN or CBLAS may stand in.
+//
+//   C [rows, columns] = or += A [rows, depth] B [depth, columns]
+//
+// Called from one thread on its own rows of C; who splits the rows is the op. B is packed once per block of columns into
+// panels as wide as a tile, A per block into panels as high as a tile, so that the innermost loop reads both in order; a
+// block of A stays in the second cache, a panel of B in the first. Edges are computed as whole tiles beside C, so an
+// element's bits do not depend on where in C it stands. Source of the scheme: Goto, van de Geijn 2008, "Anatomy of
+// high-performance matrix multiplication", ACM TOMS 34(3), 12.
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
-#include <Eigen/Core>
+#include <blinkbert/backend/cpu/device.hpp>
+#include <blinkbert/backend/cpu/small_product.hpp>
 
 namespace blinkbert::cpu_detail {
 
-/// A row-major matrix inside another: `stride` elements from row to row.
-template <class T>
-struct Panel {
-  T* data = nullptr;
-  int rows = 0, columns = 0;
-  std::int64_t stride = 0;
+/// Element (i, k) is at data[i * row_stride + k * column_stride]; one of the strides is 1.
+template <class Real>
+struct Operand {
+  const Real* data = nullptr;
+  std::int64_t row_stride = 0, column_stride = 0;
 
-  Panel row_range(int first, int last) const { return {data + first * stride, last - first, columns, stride}; }
-  Panel column_range(int first, int last) const { return {data + first, rows, last - first, stride}; }
+  Operand at(std::int64_t i, std::int64_t k) const {
+    return {data + i * row_stride + k * column_stride, row_stride, column_stride};
+  }
 };
 
-template <class T>
-auto as_matrix(const Panel<T>& panel) {
-  using Matrix = Eigen::Matrix<std::remove_const_t<T>, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  using Kept = std::conditional_t<std::is_const_v<T>, const Matrix, Matrix>;
-  return Eigen::Map<Kept, Eigen::Unaligned, Eigen::OuterStride<>>(panel.data, panel.rows, panel.columns,
-                                                                 Eigen::OuterStride<>(panel.stride));
+template <class Real>
+Operand<Real> as_is(const Real* data, std::int64_t stride) {
+  return {data, stride, 1};
 }
 
-/// y += x W^T:  y [T, out], x [T, in], W [out, in].
 template <class Real>
-void add_product_of_rows(const Panel<Real>& y, const Panel<const Real>& x, const Panel<const Real>& weight) {
-  as_matrix(y).noalias() += as_matrix(x) * as_matrix(weight).transpose();
+Operand<Real> transposed(const Real* data, std::int64_t stride) {
+  return {data, 1, stride};
 }
 
-/// dx += dy W:  dx [T, in], dy [T, out], W [out, in].
+#if defined(__AVX512F__)
+inline constexpr int gemm_tile_rows = 12;    // 12 x 2 sums, 2 packs of B, 1 of A: 27 of 32 registers
+#else
+inline constexpr int gemm_tile_rows = 6;     // 6 x 2 sums, 2 packs of B, 1 of A: 15 of 16 registers
+#endif
 template <class Real>
-void add_product(const Panel<Real>& dx, const Panel<const Real>& dy, const Panel<const Real>& weight) {
-  as_matrix(dx).noalias() += as_matrix(dy) * as_matrix(weight);
+inline constexpr int gemm_tile_columns = 2 * pack_size<Real>;
+
+inline constexpr int gemm_depth = 384;                       // of a block: a panel of B is 48 KB at most
+inline constexpr int gemm_rows = 12 * gemm_tile_rows;        // of a block: A takes 258 KB at most
+inline constexpr std::int64_t gemm_packed_b = 1 << 20;       // elements of B packed at a time, 4 MB: some of the third cache
+
+/// A panel of A: `gemm_tile_rows` consecutive numbers for each k.
+template <class Real>
+struct PackedLeft {
+  const Real* data;
+  Real operator()(int i, int k) const { return data[k * gemm_tile_rows + i]; }
+};
+
+constexpr int multiple_of(int step, int count) { return (count + step - 1) / step * step; }
+
+/// Columns of B that are packed at a time.
+template <class Real>
+int gemm_columns(int columns, int depth) {
+  const std::int64_t room = gemm_packed_b / std::max(depth, 1) / gemm_tile_columns<Real> * gemm_tile_columns<Real>;
+  return static_cast<int>(std::clamp<std::int64_t>(multiple_of(gemm_tile_columns<Real>, columns), 0,
+                                                   std::max<std::int64_t>(room, gemm_tile_columns<Real>)));
 }
 
-/// dW += dy^T x:  dW [out, in], dy [T, out], x [T, in].
+/// Elements of workspace that one call of `multiply` needs.
 template <class Real>
-void add_product_of_columns(const Panel<Real>& dweight, const Panel<const Real>& dy, const Panel<const Real>& x) {
-  as_matrix(dweight).noalias() += as_matrix(dy).transpose() * as_matrix(x);
+std::int64_t gemm_room(int columns, int depth) {
+  return padded(std::int64_t{gemm_columns<Real>(columns, depth)} * depth) + padded(gemm_rows * std::min(gemm_depth, depth)) +
+         padded(gemm_tile_rows * gemm_tile_columns<Real>);
 }
+
+/// to[k * to_stride + i] = from[i * from_stride + k] for i and k in [0, 4).
+inline void transpose_4x4(float* to, std::int64_t to_stride, const float* from, std::int64_t from_stride) {
+  typedef float Four __attribute__((vector_size(16)));
+  Four rows[4];
+  for (int i = 0; i < 4; ++i) std::memcpy(&rows[i], from + i * from_stride, sizeof(Four));
+  const Four low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
+  const Four high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
+  const Four low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
+  const Four high23 = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
+  const Four columns[4] = {
+      __builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+      __builtin_shufflevector(high01, high23, 0, 1, 4, 5), __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+  for (int k = 0; k < 4; ++k) std::memcpy(to + k * to_stride, &columns[k], sizeof(Four));
+}
+
+/// to[k * to_stride + i] = from[i * from_stride + k] for i in [0, rows) and k in [0, columns).
+template <class Real>
+void transpose(Real* to, std::int64_t to_stride, const Real* from, std::int64_t from_stride, int rows, int columns) {
+  int i = 0;
+  if constexpr (std::is_same_v<Real, float>) {
+    for (; i + 4 <= rows; i += 4) {
+      const float* four = from + i * from_stride;
+      int k = 0;
+      for (; k + 4 <= columns; k += 4) transpose_4x4(to + k * to_stride + i, to_stride, four + k, from_stride);
+      for (; k < columns; ++k) {
+        for (int r = 0; r < 4; ++r) to[k * to_stride + i + r] = four[r * from_stride + k];
+      }
+    }
+  }
+  for (; i < rows; ++i) {
+    for (int k = 0; k < columns; ++k) to[k * to_stride + i] = from[i * from_stride + k];
+  }
+}
+
+/// to[panel][k][i] = element (panel height + i, k) of `from`, zeros beyond `count`.
+template <int height, class Real>
+void pack_panels(Real* to, const Operand<Real>& from, int count, int depth) {
+  const std::int64_t panel_size = std::int64_t{height} * depth;
+  const int rest = count % height, full = count - rest;
+  if (rest > 0) std::fill_n(to + std::int64_t{full} * depth, panel_size, Real(0));
+  if (from.row_stride != 1) {
+    for (int first = 0; first < count; first += height) {
+      transpose(to + first * std::int64_t{depth}, height, from.data + first * from.row_stride, from.row_stride,
+                std::min(height, count - first), depth);
+    }
+    return;
+  }
+  // All panels for one k, so that what lies side by side in `from` is read side by side: widths are often powers of two,
+  // and a column of them would keep falling into the same few cache lines.
+  for (int k = 0; k < depth; ++k) {
+    const Real* row = from.data + k * from.column_stride;
+    Real* panel = to + k * height;
+    for (int first = 0; first < full; first += height, panel += panel_size) std::copy_n(row + first, height, panel);
+    if (rest > 0) std::copy_n(row + full, rest, panel);
+  }
+}
+
+/// One tile of C from one panel of A and one of B.
+template <class Real>
+void packed_tile(Real* c, std::int64_t c_stride, const Real* a, const Real* b, int rows, int columns, int depth,
+                 Result result, Real* edge) {
+  constexpr int height = gemm_tile_rows, width = gemm_tile_columns<Real>;
+  const PackedLeft<Real> left{a};
+  if (rows == height && columns == width) {
+    product_tile<height, 2>(c, c_stride, left, b, width, depth, result);
+    return;
+  }
+  const auto compute = [&]<int some_rows>(std::integral_constant<int, some_rows>) {
+    if (columns > width / 2) {
+      product_tile<some_rows, 2>(edge, width, left, b, width, depth, Result::overwrite);
+    } else {
+      product_tile<some_rows, 1>(edge, width, left, b, width, depth, Result::overwrite);
+    }
+  };
+  if (rows > height / 2) {
+    compute(std::integral_constant<int, height>{});
+  } else {
+    compute(std::integral_constant<int, height / 2>{});
+  }
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < columns; ++j) {
+      Real& element = c[i * c_stride + j];
+      element = edge[i * width + j] + (result == Result::add ? element : Real(0));
+    }
+  }
+}
+
+/// C = A B or C += A B. `finish(first_row, last_row, first_column, last_column)` is called for every block of C as soon as
+/// it is complete, while it is still in a cache. `room`: gemm_room(columns, depth) elements.
+template <class Real, class Finish>
+void multiply(Real* c, std::int64_t c_stride, const Operand<Real>& a, const Operand<Real>& b, int rows, int columns,
+              int depth, Result result, Real* room, const Finish& finish) {
+  const int width = gemm_columns<Real>(columns, depth);
+  Real* packed_b = room;
+  Real* packed_a = packed_b + padded(std::int64_t{width} * depth);
+  Real* edge = packed_a + padded(gemm_rows * std::min(gemm_depth, depth));
+  for (int j = 0; j < columns; j += width) {
+    const int block_columns = std::min(width, columns - j);
+    const int panels_width = multiple_of(gemm_tile_columns<Real>, block_columns);
+    for (int k = 0; k < depth; k += gemm_depth) {
+      const Operand<Real> from = b.at(k, j);
+      pack_panels<gemm_tile_columns<Real>>(packed_b + std::int64_t{k} * panels_width,
+                                           {from.data, from.column_stride, from.row_stride}, block_columns,
+                                           std::min(gemm_depth, depth - k));
+    }
+    for (int i = 0; i < rows; i += gemm_rows) {
+      const int block_rows = std::min(gemm_rows, rows - i);
+      for (int k = 0; k < depth; k += gemm_depth) {
+        const int block_depth = std::min(gemm_depth, depth - k);
+        const Result tile_result = k == 0 ? result : Result::add;
+        pack_panels<gemm_tile_rows>(packed_a, a.at(i, k), block_rows, block_depth);
+        for (int jj = 0; jj < block_columns; jj += gemm_tile_columns<Real>) {
+          const Real* panel_b = packed_b + std::int64_t{k} * panels_width + std::int64_t{jj} * block_depth;
+          for (int ii = 0; ii < block_rows; ii += gemm_tile_rows) {
+            packed_tile(c + (i + ii) * c_stride + j + jj, c_stride, packed_a + std::int64_t{ii} * block_depth, panel_b,
+                        std::min(gemm_tile_rows, block_rows - ii), std::min(gemm_tile_columns<Real>, block_columns - jj),
+                        block_depth, tile_result, edge);
+          }
+        }
+      }
+      finish(i, i + block_rows, j, j + block_columns);
+    }
+  }
+  if (depth == 0 && result == Result::overwrite) {
+    for (int i = 0; i < rows; ++i) std::fill_n(c + i * c_stride, columns, Real(0));
+  }
+}
+
+/// Nothing is left to do with a complete block.
+struct NoFinish {
+  void operator()(int, int, int, int) const {}
+};
 
 }  // namespace blinkbert::cpu_detail

@@ -30,11 +30,8 @@ void run(Cpu<Real>& cpu, const LinearForward<Real>& op) {
     cpu_detail::add_product_of_rows(cpu_detail::panel(h).row_range(first, last),
                                     cpu_detail::panel(op.x).row_range(first, last), cpu_detail::panel(op.weight));
     if (op.activation == Activation::gelu) {
-      Real* y = op.y.data();
-      const Real* from = h.data();
-      const std::int64_t end = std::int64_t{last} * out;
-#pragma omp simd
-      for (std::int64_t i = std::int64_t{first} * out; i < end; ++i) y[i] = cpu_detail::gelu(from[i]);
+      cpu_detail::map_packs(&op.y.data()[std::int64_t{first} * out], std::int64_t{last - first} * out,
+                            cpu_detail::gelu<Real>, &h.data()[std::int64_t{first} * out]);
     }
   });
 }
@@ -54,9 +51,8 @@ void run(Cpu<Real>& cpu, const LinearInputGradient<Real>& op) {
     cpu_detail::add_product(cpu_detail::panel(op.dx).row_range(first, last),
                             cpu_detail::panel(op.dy).row_range(first, last), cpu_detail::panel(op.weight));
     if (op.pre_activation) {
-      const Real* h = op.pre_activation.data();
-#pragma omp simd
-      for (std::int64_t i = begin; i < end; ++i) dx[i] *= cpu_detail::gelu_slope(h[i]);
+      const auto times_slope = [](auto gradient, auto h) { return gradient * cpu_detail::gelu_slope<Real>(h); };
+      cpu_detail::map_packs<Real>(dx + begin, end - begin, times_slope, dx + begin, op.pre_activation.data() + begin);
     }
   });
 }

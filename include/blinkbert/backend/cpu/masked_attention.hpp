@@ -114,15 +114,21 @@ void attention_weights(const AttentionRoom<Real>& room, int rows, int keys, int 
   for (int i = 0; i < rows; ++i) {
     Real* row = room.weights + i * columns;
     for (int s = keys; s < columns; ++s) row[s] = std::numeric_limits<Real>::lowest();
-    Real largest = row[0];
-#pragma omp simd reduction(max : largest)
-    for (int s = 0; s < columns; ++s) largest = row[s] > largest ? row[s] : largest;
-    Real sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int s = 0; s < columns; ++s) {
-      row[s] = exponential(row[s] - largest);
-      sum += row[s];
+    Pack<Real> largest = load<Real>(row);
+    for (int s = pack_size<Real>; s < columns; s += pack_size<Real>) {
+      const Pack<Real> next = load<Real>(row + s);
+      largest = next > largest ? next : largest;
     }
+    Real maximum = largest[0];
+    for (int k = 1; k < pack_size<Real>; ++k) maximum = largest[k] > maximum ? largest[k] : maximum;
+    Pack<Real> sums{};
+    for (int s = 0; s < columns; s += pack_size<Real>) {
+      const Pack<Real> weight = exponential(load<Real>(row + s) - maximum);
+      sums += weight;
+      store<Real>(row + s, weight);
+    }
+    Real sum = 0;
+    for (int k = 0; k < pack_size<Real>; ++k) sum += sums[k];
     const Real share = 1 / sum;
 #pragma omp simd
     for (int s = 0; s < columns; ++s) row[s] *= share;

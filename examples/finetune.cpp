@@ -1,0 +1,271 @@
+// Fine-tunes to a drowsiness score: from a pre-trained backbone, or from scratch.
+
+#include <blinkbert/objective/baselines.hpp>
+
+#include "training_program.hpp"
+
+namespace {
+
+using namespace programs;
+using Stage = FinetuningStage<Device>;
+
+/// A backbone and where it came from.
+struct Backbone {
+  Safetensors file;
+  CheckpointHeader header;
+  std::string fingerprint;
+};
+
+Backbone read_backbone(const std::filesystem::path& path) {
+  Backbone backbone{.file = read_safetensors(path), .header = {}, .fingerprint = fingerprint(read_file(path))};
+  backbone.header = read_header(backbone.file);
+  return backbone;
+}
+
+/// Features, calibration, scaler, window and model come from the checkpoint; an explicitly set different value is an error.
+void take_over(Config& config, const std::set<std::string>& explicit_keys, const Backbone& backbone) {
+  const Config& saved = backbone.header.config;
+  const auto is_inherited = [](std::string_view key) {
+    return key == "data.features" || key == "data.calibration" || key == "data.calibration_blinks" || key == "data.scaler" ||
+           key == "data.tail_bound" || key == "data.window" || key.starts_with("model.");
+  };
+  for (const std::string& key : explicit_keys) {
+    if (is_inherited(key) && value_of(config, key) != value_of(saved, key)) {
+      throw InputError(text(key, " = ", value_of(config, key), ": the backbone ", backbone.file.path, " was trained with ",
+                            value_of(saved, key), "; leave the key out"));
+    }
+  }
+  config.data.features = saved.data.features;
+  config.data.calibration = saved.data.calibration;
+  config.data.calibration_blinks = saved.data.calibration_blinks;
+  config.data.scaler = saved.data.scaler;
+  config.data.tail_bound = saved.data.tail_bound;
+  config.data.window = saved.data.window;
+  config.model = saved.model;
+}
+
+/// Drivers that trained the backbone must not judge what is built on it.
+void check_backbone_drivers(const Backbone& backbone, const RunData& run) {
+  if (backbone.header.data != run.fingerprint) return;  // another file: equal names are other people
+  const std::set<std::string> trained(backbone.header.training_drivers.begin(), backbone.header.training_drivers.end());
+  std::string overlap;
+  for (const auto* set : {&run.split.finetuning.validation, &run.split.finetuning.test}) {
+    for (const std::string& driver : *set) {
+      if (trained.contains(driver)) overlap += (overlap.empty() ? "" : ", ") + driver;
+    }
+  }
+  if (!overlap.empty()) {
+    throw InputError(text("validation or test drivers trained the backbone ", backbone.file.path, ": ", overlap,
+                          "; use the split of its run (--split <its folder>/split.json)"));
+  }
+}
+
+void print_load_report(const LoadReport& report) {
+  const auto line = [](const char* what, const std::vector<std::string>& names) {
+    std::cerr << "  " << what << ' ' << names.size();
+    const std::size_t shown = std::min<std::size_t>(names.size(), what[0] == 'l' ? 0 : 4);
+    for (std::size_t i = 0; i < shown; ++i) std::cerr << (i == 0 ? ": " : ", ") << names[i];
+    std::cerr << (shown > 0 && shown < names.size() ? ", ...\n" : "\n");
+  };
+  std::cerr << "backbone:\n";
+  line("loaded", report.loaded);
+  line("missing", report.missing);
+  line("unexpected", report.unexpected);
+  line("other shape", report.other_shape);
+}
+
+/// The output starts at the mean label of the training windows.
+double start_at_label_mean(Workshop<Stage>& shop, std::span<const NumberedWindow> windows) {
+  double sum = 0;
+  for (const NumberedWindow& one : windows) sum += one.window.label;
+  const double mean = sum / static_cast<double>(windows.size());
+  auto& set = shop.model.parameters();
+  for (const auto& entry : set.entries()) {
+    const auto value = static_cast<float>(mean);
+    if (entry.name == "head.output.bias") upload(shop.device, set.slice(set.values(), entry), &value);
+  }
+  set.refresh_working(shop.device);
+  return mean;
+}
+
+/// The baselines' scores of the test windows.
+std::vector<std::pair<std::string, std::vector<ScoredWindow>>> baseline_scores(const RunData& run) {
+  const RowTable& table = run.dataset.table;
+  const auto statistics = [&](const NumberedWindow& one) {
+    return window_statistics(View<const float, 2>{table.row(one.window.start), {one.window.length, table.N}});
+  };
+  std::vector<double> X, Y;
+  double sum = 0;
+  for (const NumberedWindow& one : run.training) {
+    const std::vector<double> row = statistics(one);
+    X.insert(X.end(), row.begin(), row.end());
+    Y.push_back(one.window.label);
+    sum += one.window.label;
+  }
+  const int n = static_cast<int>(Y.size()), p = static_cast<int>(X.size()) / n;
+  const Ridge ridge = Ridge::fit(View<const double, 2>{X.data(), {n, p}}, View<const double, 2>{Y.data(), {n, 1}});
+
+  std::vector<ScoredWindow> mean, regressed;
+  for (const NumberedWindow& one : run.test) {
+    ScoredWindow scored{.driver = run.dataset.driver_of(one.window), .recording = one.window.recording, .truth = one.window.label, .prediction = sum / n};
+    mean.push_back(scored);
+    scored.prediction = ridge.predict(statistics(one))[0];
+    regressed.push_back(scored);
+  }
+  return {{spell(ScoreBaseline::training_mean), mean}, {spell(ScoreBaseline::ridge), regressed}};
+}
+
+Json scores_json(const std::vector<ScoredWindow>& scored, const Config& config, const RunData& run) {
+  const auto by_driver = sums_by_driver(scored, config.labels);
+  const ScoreSums sums = score_sums(scored, config.labels);
+  const ScoreMetrics metrics = score_metrics(sums);
+  const std::vector<Interval> intervals = score_intervals(by_driver, config.train.seed);
+  Json json;
+  for (std::size_t i = 0; i < named_scores.size(); ++i) {
+    const std::string name(named_scores[i].name);
+    json[name] = number(metrics.*named_scores[i].value);
+    json["intervals"][name] = interval_json(intervals[i]);
+  }
+  json["confusion"] = metrics.confusion;
+  for (const auto& [driver, one] : by_driver) {
+    const ScoreMetrics of_driver = score_metrics(one);
+    Json row{{"driver", run.dataset.frame.drivers[static_cast<std::size_t>(driver)]}, {"windows", of_driver.windows}};
+    for (const NamedScore& score : named_scores) row[std::string(score.name)] = number(of_driver.*score.value);
+    json["drivers"].push_back(row);
+  }
+  return json;
+}
+
+Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& run) {
+  const std::vector<ScoredWindow> scored = evaluate_scores(shop.device, shop.model, shop.stage, shop.buckets, shop.loader,
+                                                           run.dataset, config.train.batch, run.test);
+  Json test{{"drivers", run.split.finetuning.test}, {"windows", run.test.size()}, {"model", scores_json(scored, config, run)}};
+  for (const auto& [name, scores] : baseline_scores(run)) test[name] = scores_json(scores, config, run);
+  return test;
+}
+
+void print(std::ostream& out, const Json& report) {
+  if (!report.contains("test")) {
+    out << "no test drivers; best " << report["monitor"].get<std::string>() << ' ' << fixed(report["best"], 4) << " in epoch " << report["best_epoch"] << '\n';
+    return;
+  }
+  const Json& test = report["test"];
+  out << "\nScores of " << test["drivers"].size() << " held-out drivers (" << test["windows"] << " windows, "
+      << (report["backbone"].get<std::string>().empty() ? "from scratch" : "pre-trained backbone") << ", best epoch "
+      << report["best_epoch"] << ").\n"
+      << "kpi: balanced accuracy over the levels. bsa, va: share of windows, of recordings with the right level;\n"
+      << "bsre, vre: squared distance to the right level's band. [95 % over drivers]\n\n";
+  std::vector<std::vector<std::string>> rows{{"", "model", "", "training mean", "ridge"}};
+  for (const NamedScore& score : named_scores) {
+    const std::string name(score.name);
+    rows.push_back({name, fixed(test["model"][name], 3), fixed_interval(test["model"]["intervals"][name], 2),
+                    fixed(test["training_mean"][name], 3), fixed(test["ridge"][name], 3)});
+  }
+  print_table(out, rows);
+  out << "\nWindows by true (rows) and predicted level:\n";
+  rows = {{""}};
+  const Json& confusion = test["model"]["confusion"];
+  for (std::size_t level = 0; level < confusion.size(); ++level) rows[0].push_back(std::to_string(level));
+  for (std::size_t level = 0; level < confusion.size(); ++level) {
+    rows.push_back({"level " + std::to_string(level)});
+    for (const Json& count : confusion[level]) rows.back().push_back(fixed(count, 0));
+  }
+  print_table(out, rows);
+  out << "\nBy driver:\n";
+  rows = {{"driver", "windows", "mae", "rmse", "accuracy", "kpi", "va"}};
+  constexpr std::size_t most = 20;
+  const Json& drivers = test["model"]["drivers"];
+  for (std::size_t i = 0; i < std::min(drivers.size(), most); ++i) {
+    const Json& one = drivers[i];
+    rows.push_back({one["driver"].get<std::string>(), fixed(one["windows"], 0), fixed(one["mae"], 2), fixed(one["rmse"], 2),
+                    fixed(one["accuracy"], 2), fixed(one["kpi"], 2), fixed(one["va"], 2)});
+  }
+  print_table(out, rows);
+  if (drivers.size() > most) out << "  and " << drivers.size() - most << " more in report.json\n";
+  out << "\ntime " << fixed(report["time"]["seconds"], 1) << " s, peak memory " << fixed(report["time"]["peak_memory_mib"], 0) << " MiB\n";
+}
+
+int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::path>& backbone_path, bool from_scratch) {
+  const Stopwatch time;
+  if (backbone_path.has_value() == from_scratch && !flags.prints_config) {
+    throw InputError("give one of --backbone CHECKPOINT and --from-scratch");
+  }
+  auto [config, explicit_keys] = read_configuration(Task::finetuning, flags);
+  std::optional<Backbone> backbone;
+  if (backbone_path) {
+    backbone = read_backbone(*backbone_path);
+    take_over(config, explicit_keys, *backbone);
+  }
+  resolve(config);
+  validate(config);
+  if (flags.prints_config) {
+    std::cout << to_toml(config);
+    return good;
+  }
+  check_device(flags);
+  check_precision(config);
+  check_run_flags(flags);
+  RunFolder folder(*flags.out);
+  if (const auto report = finished_report(folder, config, flags)) {
+    print_report(*report, flags, folder, print);
+    return good;
+  }
+
+  const RunData run = load_data(config, flags, folder, backbone ? std::optional(backbone->header.scaler) : std::nullopt);
+  Workshop<Stage> shop(config, run.dataset.table, flags.threads);
+  std::optional<std::vector<int>> unfreeze;
+  if (backbone) {
+    check_backbone_drivers(*backbone, run);
+    const LoadReport loaded = load_backbone(shop.device, shop.model.parameters(), backbone->file);
+    if (!flags.is_quiet) print_load_report(loaded);
+    if (!loaded.missing.empty() || !loaded.other_shape.empty()) {
+      const bool is_missing = !loaded.missing.empty();
+      throw InputError(text(backbone->file.path, ": tensor ", is_missing ? loaded.missing[0] : loaded.other_shape[0],
+                            is_missing ? " is missing" : " has another shape than the configuration in the file says"));
+    }
+    unfreeze = config.train.unfreeze;
+  }
+  Trainer<Stage> trainer(shop.device, shop.model, shop.stage, shop.loader, shop.buckets, run.training, config.train, unfreeze);
+  start_at_label_mean(shop, run.training);
+  const CheckpointHeader header{.config = config,
+                                .scaler = run.dataset.scaler,
+                                .data = run.fingerprint,
+                                .training_drivers = run.split.finetuning.training};
+  const std::string source = backbone ? backbone->fingerprint : "";
+  if (flags.resumes && folder.holds_state()) {
+    folder.resume(shop.device, trainer, shop.model.parameters(), header, source);
+  } else {
+    folder.begin(config, run.split);
+  }
+  const auto evaluate = [&]() -> Metrics {
+    const auto scored = evaluate_scores(shop.device, shop.model, shop.stage, shop.buckets, shop.loader, run.dataset,
+                                        config.train.batch, run.validation);
+    const ScoreMetrics metrics = score_metrics(score_sums(scored, config.labels));
+    Metrics named;
+    for (const NamedScore& score : named_scores) named.emplace_back(std::string(score.name), metrics.*score.value);
+    return named;
+  };
+  if (!train_in_folder(shop, trainer, folder, config, header, source, flags, evaluate)) return interrupted;
+
+  Json report = report_head(config, trainer, run, source);
+  use_best(shop, trainer);
+  if (!run.test.empty()) report["test"] = evaluate_test(shop, config, run);
+  report["time"] = {{"seconds", time.seconds()}, {"peak_memory_mib", peak_memory_mib()}};
+  folder.write_report(report);
+  print_report(report, flags, folder, print);
+  return good;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  TrainingFlags flags;
+  std::optional<std::filesystem::path> backbone;
+  bool from_scratch = false;
+  CLI::App app("Fine-tunes an encoder to a drowsiness score on labelled blinks", "finetune");
+  add_training_flags(app, flags);
+  auto* backbone_flag = app.add_option("--backbone", backbone, "Pre-training checkpoint to start from");
+  app.add_flag("--from-scratch", from_scratch, "Start from random parameters; everything trains from the first epoch")->excludes(backbone_flag);
+  stop_on_signals();
+  return run_program(app, argc, argv, [&] { return finetune(flags, backbone, from_scratch); });
+}

@@ -1,0 +1,56 @@
+#pragma once
+
+// How results are printed: plain tables, the same numbers as in report.json.
+
+#include <cmath>
+#include <iomanip>
+#include <ostream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <blinkbert/objective/metrics.hpp>
+
+namespace programs {
+
+using Json = nlohmann::ordered_json;
+
+/// NaN and infinities become null.
+inline Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+inline Json interval_json(const blinkbert::Interval& interval) {
+  return Json::array({number(interval.low), number(interval.high)});
+}
+
+inline std::string fixed(const Json& value, int digits) {
+  if (!value.is_number()) return "-";
+  std::ostringstream stream;
+  stream << std::fixed << std::setprecision(digits) << value.get<double>();
+  return stream.str();
+}
+
+/// "[low, high]", or nothing where there is no interval.
+inline std::string fixed_interval(const Json& interval, int digits) {
+  if (!interval.is_array() || !interval[0].is_number()) return "";
+  return " [" + fixed(interval[0], digits) + ", " + fixed(interval[1], digits) + "]";
+}
+
+/// Rows of cells; the first column is left-aligned, the others right-aligned.
+inline void print_table(std::ostream& out, const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  for (const auto& row : rows) {
+    out << "  ";
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      out << (i == 0 ? std::left : std::right) << std::setw(static_cast<int>(widths[i])) << row[i];
+      out << (i + 1 < row.size() ? "  " : "\n");
+    }
+  }
+}
+
+}  // namespace programs
