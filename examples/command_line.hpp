@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -48,6 +49,17 @@ inline void add_device_flags(CLI::App& app, CommonFlags& flags) {
   app.add_option("--device", flags.device, "Where to run")
       ->check(CLI::IsMember(std::vector<std::string>{"auto", "cpu", "cuda"}))
       ->capture_default_str();
+}
+
+/// The whole of 64 bits and nothing else: CLI11 would let a minus wrap around and cut what is too large.
+inline CLI::Validator is_seed() {
+  const auto check = [](const std::string& word) -> std::string {
+    std::uint64_t seed = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), seed);
+    if (error == std::errc{} && end == word.data() + word.size()) return "";
+    return "found " + word + ", expected an integer from 0 to 2^64 - 1";
+  };
+  return CLI::Validator(check, "");
 }
 
 inline void check_device(const CommonFlags& flags) {

@@ -4,6 +4,7 @@
 #
 #   bash examples/quickstart.sh                                     on recordings of simulated drivers
 #   DATA=file.csv CONFIG=file.toml bash examples/quickstart.sh      on a file of your own; CONFIG says what its columns are
+#                                                                   (a pair: NAME_pretraining.toml finds NAME_finetuning.toml)
 #   DATA=file.csv bash examples/quickstart.sh                       prints the [data] lines that CONFIG needs, exit code 2
 #
 # RUNS=folder puts the run folders elsewhere than runs/quickstart-<date>-<time>.
@@ -56,7 +57,8 @@ fi
 
 need_packages "${library_packages[@]}"
 cmake --preset release -D BLINKBERT_PROGRAMS=ON -D BLINKBERT_TESTS=OFF >&2
-cmake --build --preset release --parallel "$(nproc)" >&2
+cmake --build --preset release --parallel "$(nproc)" \
+  --target blinkbert_pretrain blinkbert_finetune blinkbert_score blinkbert_simulate >&2
 bin=build/release/bin
 mkdir -p "$runs"
 
@@ -76,7 +78,10 @@ if [ -z "$data" ]; then
   pretraining=(--config examples/configs/small_pretraining.toml)
   finetuning=(--config examples/configs/small_finetuning.toml)
 else
-  pretraining=(--config "$config") finetuning=(--config "$config")
+  # A pair of files: NAME_pretraining.toml and NAME_finetuning.toml; otherwise one file for both.
+  partner=${config/%pretraining.toml/finetuning.toml}
+  [ -r "$partner" ] || partner=$config
+  pretraining=(--config "$config") finetuning=(--config "$partner")
 fi
 
 step pretrain "$bin/pretrain" "${pretraining[@]}" --data "$data" --out "$runs/pretraining"

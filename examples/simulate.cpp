@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
   CLI::App app("Writes blink recordings of simulated drivers (synthetic data) as a CSV file", "simulate");
   programs::add_output_flags(app, flags);
   app.add_option("--drivers", config.drivers, "Number of drivers")->capture_default_str();
-  app.add_option("--seed", config.seed, "Seed of everything random")->capture_default_str();
+  app.add_option("--seed", config.seed, "Seed of everything random")->check(programs::is_seed())->capture_default_str();
   app.add_option("--out", out, "CSV file to write")->required();
 
   return programs::run_program(app, argc, argv, [&] {

@@ -44,7 +44,7 @@ inline void add_training_flags(CLI::App& app, TrainingFlags& flags) {
   app.add_option("--split", flags.split, "Which drivers train, validate and test: a split.json");
   app.add_option("--config", flags.config, "Configuration, TOML");
   app.add_option("--set", flags.overrides, "section.key=value, wins over the file; may be repeated")->expected(1)->take_all();
-  app.add_option("--seed", flags.seed, "Same as --set train.seed=N");
+  app.add_option("--seed", flags.seed, "Same as --set train.seed=N")->check(is_seed());
   app.add_flag("--print-config", flags.prints_config, "Print the resolved configuration and leave");
   add_device_flags(app, flags);
   add_output_flags(app, flags);
@@ -189,7 +189,7 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
   auto& set = shop.model.parameters();
   const auto save = [&] { folder.save(shop.device, trainer, set, header, backbone); };
   Stopwatch epoch_time, since_saved, whole;
-  double rows_in_epoch = 0, rate = 0;
+  double rows_in_epoch = 0;
   const std::int64_t total_steps = trainer.steps_per_epoch() * config.train.epochs, first_step = trainer.state().step;
 
   const TrainerHooks hooks{
@@ -198,7 +198,6 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
           [&](const StepReport& report) {
             const TrainerState& state = report.state;
             rows_in_epoch += static_cast<double>(report.rows);
-            rate = report.rate;
             if (report.was_skipped) {
               folder.log({{"event", "skipped_step"}, {"epoch", state.epoch}, {"step", state.step - 1}});
               if (!flags.is_quiet) {
@@ -229,7 +228,7 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
                         {"epoch", report.epoch},
                         {"step", trainer.state().step},
                         {"training_loss", number(report.training_loss)},
-                        {"rate", rate},
+                        {"rate", learning_rate(config.train, trainer.state().step - 1, report.epoch, trainer.steps_per_epoch())},
                         {"skipped_steps", trainer.state().skipped},
                         {"validation", validation},
                         {"best", report.is_best},

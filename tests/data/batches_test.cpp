@@ -14,7 +14,8 @@ std::vector<NumberedWindow> windows_of_lengths(const std::vector<int>& lengths, 
   int start = 0;
   for (const int length : lengths) {
     const auto number = first_number + static_cast<std::uint32_t>(windows.size());
-    windows.push_back({.window = {.recording = 0, .start = start, .length = length, .label = 1.5 + start}, .number = number});
+    windows.push_back(
+        {.window = {.recording = 0, .start = start, .length = length, .label = 1.5 + start}, .number = number});
     start += length;
   }
   return windows;
@@ -75,9 +76,9 @@ TEMPLATE_TEST_CASE("a batch holds its windows, padded with zeros", "", float, do
   Arena<Cpu<TestType>> arena(device);
   auto batch = DeviceBatch<Cpu<TestType>>::plan(arena, 3, 4, 2);
   const auto check = [&] {
-    const std::vector<TestType> rows{4.25, 5.25, 6.25, 7.25, 8.25, 9.25, 0, 0,  // rows 2, 3, 4
-                                     0,    0,    0,    0,    0,    0,    0, 0,  // none
-                                     12.25, 13.25, 0,  0,    0,    0,    0, 0};  // row 6
+    const std::vector<TestType> rows{4.25,  5.25,  6.25, 7.25, 8.25, 9.25, 0, 0,   // rows 2, 3, 4
+                                     0,     0,     0,    0,    0,    0,    0, 0,   // none
+                                     12.25, 13.25, 0,    0,    0,    0,    0, 0};  // row 6
     CHECK(host(batch.clean) == rows);
     CHECK(host(batch.target) == rows);
     CHECK(host(batch.lengths) == std::vector<int>{3, 0, 1});
@@ -90,15 +91,17 @@ TEMPLATE_TEST_CASE("a batch holds its windows, padded with zeros", "", float, do
     CHECK(host(batch.present) == std::vector<int>{1, 0, 1});
     CHECK(host(batch.visible) == std::vector<std::uint32_t>{7, 0, 1});
   };
-  const std::vector<BatchItem> items{{.window = {.recording = 0, .start = 2, .length = 3, .label = 3}, .chosen = 2, .sequence = 8},
-                                     {.window = {.recording = 0, .start = 0, .length = 0, .label = 4}, .chosen = 0, .sequence = 9},
-                                     {.window = {.recording = 0, .start = 6, .length = 1, .label = 5.5}, .chosen = 1, .sequence = 10}};
+  const std::vector<BatchItem> items{
+      {.window = {.recording = 0, .start = 2, .length = 3, .label = 3}, .chosen = 2, .sequence = 8},
+      {.window = {.recording = 0, .start = 0, .length = 0, .label = 4}, .chosen = 0, .sequence = 9},
+      {.window = {.recording = 0, .start = 6, .length = 1, .label = 5.5}, .chosen = 1, .sequence = 10}};
   loader.load(device, batch, items);
   check();
 
   // A larger batch in between leaves nothing behind.
   auto larger = DeviceBatch<Cpu<TestType>>::plan(arena, 4, 5, 2);
-  const std::vector<BatchItem> full(4, {.window = {.recording = 0, .start = 1, .length = 5, .label = 9}, .chosen = 5, .sequence = 1});
+  const std::vector<BatchItem> full(
+      4, {.window = {.recording = 0, .start = 1, .length = 5, .label = 9}, .chosen = 5, .sequence = 1});
   loader.load(device, larger, full);
   CHECK(larger.M == 20);
   CHECK(longest(full) == 5);
@@ -115,8 +118,9 @@ TEST_CASE("visible bits go on in a second word") {
   BatchLoader<Cpu<float>> loader(table);
   Arena<Cpu<float>> arena(device);
   auto batch = DeviceBatch<Cpu<float>>::plan(arena, 2, 40, 1);
-  const std::vector<BatchItem> items{{.window = {.recording = 0, .start = 0, .length = 35, .label = 0}, .chosen = 0, .sequence = 0},
-                                     {.window = {.recording = 0, .start = 0, .length = 32, .label = 0}, .chosen = 0, .sequence = 1}};
+  const std::vector<BatchItem> items{
+      {.window = {.recording = 0, .start = 0, .length = 35, .label = 0}, .chosen = 0, .sequence = 0},
+      {.window = {.recording = 0, .start = 0, .length = 32, .label = 0}, .chosen = 0, .sequence = 1}};
   loader.load(device, batch, items);
   CHECK(host(batch.visible) == std::vector<std::uint32_t>{0xffffffffu, 7, 0xffffffffu, 0});
 }

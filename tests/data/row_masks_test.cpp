@@ -1,4 +1,5 @@
-// How many rows of each sequence are chosen: hand values, the properties that the contract states, and an independent count.
+// How many rows of each sequence are chosen: hand values, the properties that the contract states, and an independent
+// count.
 
 #include <set>
 
@@ -38,16 +39,16 @@ TEST_CASE("rows chosen per step and per sequence: values by hand") {
       {MaskCount::batch, 0.15, {30, 30, 30}, {5, 4, 5}},
       // c(3) = .45 -> 0, c(4) = .6 -> 1, c(9) = 1.35 -> 1, c(10) = 1.5 -> 2
       {MaskCount::batch, 0.15, {3, 1, 5, 1}, {0, 1, 0, 1}},
-      {MaskCount::batch, 0.15, {3}, {1}},                       // would get none: the first sequence gets one
-      {MaskCount::batch, 0.15, {0, 0, 2, 1}, {0, 0, 1, 0}},     // the first that has a row
-      {MaskCount::batch, 0.15, {0, 0}, {0, 0}},                 // nothing to choose from
+      {MaskCount::batch, 0.15, {3}, {1}},                    // would get none: the first sequence gets one
+      {MaskCount::batch, 0.15, {0, 0, 2, 1}, {0, 0, 1, 0}},  // the first that has a row
+      {MaskCount::batch, 0.15, {0, 0}, {0, 0}},              // nothing to choose from
       {MaskCount::batch, 0.15, {}, {}},
       {MaskCount::batch, 1.0, {4, 0, 7}, {4, 0, 7}},
-      {MaskCount::batch, 0.5, {1, 1, 1, 1}, {1, 0, 1, 0}},      // halves are rounded up: c = 1, 1, 2, 2
-      {MaskCount::batch, 0.0000004, {30}, {1}},                 // less than one in a million counts as nothing
+      {MaskCount::batch, 0.5, {1, 1, 1, 1}, {1, 0, 1, 0}},  // halves are rounded up: c = 1, 1, 2, 2
+      {MaskCount::batch, 0.0000004, {30}, {1}},             // less than one in a million counts as nothing
       {MaskCount::sequence, 0.15, {30, 3, 10, 0, 1}, {5, 1, 2, 0, 1}},
       {MaskCount::sequence, 1.0, {4, 1}, {4, 1}},
-      {MaskCount::bernoulli, 1.0, {4, 0, 7}, {4, 0, 7}},        // round(2^32) needs 64 bits
+      {MaskCount::bernoulli, 1.0, {4, 0, 7}, {4, 0, 7}},  // round(2^32) needs 64 bits
   };
   for (const Case& one : cases) {
     INFO(spell(one.count) << " at " << one.rate << ", " << one.lengths.size() << " sequences");
@@ -89,13 +90,14 @@ TEST_CASE("bernoulli counts the rows whose word is below the threshold, wherever
     for (std::size_t b = 0; b < lengths.size(); ++b) {
       int wanted = 0;
       for (int row = 0; row < lengths[b]; ++row) {
-        const auto words = oracle::philox(0x100000005ull, static_cast<std::uint32_t>(row), 40 + static_cast<std::uint32_t>(b), 8, 3, 0);
+        const auto words = oracle::philox(0x100000005ull, static_cast<std::uint32_t>(row),
+                                          40 + static_cast<std::uint32_t>(b), 8, 3, 0);
         wanted += static_cast<double>(words[0]) / 4294967296.0 < rate ? 1 : 0;
       }
       INFO("rate " << rate << ", sequence " << b);
       CHECK(counts[b] == wanted);
-      CHECK(counts_of({lengths[b]}, MaskCount::bernoulli, rate, 0x100000005ull, 8, 40 + static_cast<std::uint32_t>(b)) ==
-            std::vector<int>{counts[b]});
+      CHECK(counts_of({lengths[b]}, MaskCount::bernoulli, rate, 0x100000005ull, 8,
+                      40 + static_cast<std::uint32_t>(b)) == std::vector<int>{counts[b]});
       total += counts[b];
     }
   }

@@ -9,6 +9,7 @@
 #include <tests/io/temporary_folder.hpp>
 
 using namespace blinkbert;
+using namespace std::string_view_literals;
 
 namespace {
 
@@ -216,7 +217,7 @@ TEST_CASE("a file cut anywhere is an InputError") {
 TEST_CASE("changed bytes end in an InputError or in an array whose shape fits its data") {
   const TemporaryFolder folder;
   const std::string bytes = file_of(header_of("|u1", "(2, 12)"), std::string(24, '\1'));
-  constexpr std::string_view alphabet = "0123456789{}()[]'\",:-.<|ufib \\\x00\x01\xff";
+  constexpr std::string_view alphabet = "0123456789{}()[]'\",:-.<|ufib \\\x00\x01\xff"sv;
   const RandomStream stream{.seed = 12};
   int refused = 0, accepted = 0;
   for (std::uint32_t round = 0; round < 4000; ++round) {

@@ -8,6 +8,7 @@
 #include <tests/io/temporary_folder.hpp>
 
 using namespace blinkbert;
+using namespace std::string_view_literals;
 
 namespace {
 
@@ -273,7 +274,7 @@ TEST_CASE("changed bytes end in an InputError or in tensors that keep the format
   const TemporaryFolder folder;
   const std::string bytes = to_bytes(example());
   // Mostly in the header, where a change matters, and with the characters that JSON is made of.
-  constexpr std::string_view alphabet = "0123456789{}[]\",:-.eE \\\x00\x01\x7f\xff";
+  constexpr std::string_view alphabet = "0123456789{}[]\",:-.eE \\\x00\x01\x7f\xff"sv;
   const RandomStream stream{.seed = 11};
   int refused = 0, accepted = 0;
   for (std::uint32_t round = 0; round < 4000; ++round) {

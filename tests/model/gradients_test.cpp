@@ -1,6 +1,7 @@
-// The whole model on the CPU against the same model in plain loops: outputs, losses, batch norm's running values and the
-// gradient of every parameter. Gradients are checked three ways: some elements of each parameter against duals, all elements
-// at once along a random direction against duals, and the duals along that direction against finite differences.
+// The whole model on the CPU against the same model in plain loops: outputs, losses, batch norm's running values and
+// the gradient of every parameter. Gradients are checked three ways: some elements of each parameter against duals, all
+// elements at once along a random direction against duals, and the duals along that direction against finite
+// differences.
 
 #include <blinkbert/objective/masked_rows.hpp>
 #include <blinkbert/objective/score.hpp>
@@ -17,37 +18,124 @@ using BatchNorm = ModelCase::BatchNorm;
 
 const std::vector<ModelCase>& cases() {
   static const std::vector<ModelCase> table{
-      {.name = "no upscaling, heads divide the width", .N = 4, .E = 4, .heads = 2, .blocks = 1, .upscaling = Upscaling::none},
-      {.name = "no upscaling, pre-norm, sinusoidal", .N = 9, .E = 9, .heads = 2, .blocks = 2, .upscaling = Upscaling::none,
-       .norm = NormOrder::pre, .position = Position::sinusoidal},
+      {.name = "no upscaling, heads divide the width",
+       .N = 4,
+       .E = 4,
+       .heads = 2,
+       .blocks = 1,
+       .upscaling = Upscaling::none},
+      {.name = "no upscaling, pre-norm, sinusoidal",
+       .N = 9,
+       .E = 9,
+       .heads = 2,
+       .blocks = 2,
+       .upscaling = Upscaling::none,
+       .norm = NormOrder::pre,
+       .position = Position::sinusoidal},
       {.name = "linear, no hidden layer", .N = 4, .E = 8, .heads = 4, .blocks = 2, .hidden = {}},
-      {.name = "linear, pre-norm, batch norm over all rows", .N = 4, .E = 6, .heads = 4, .blocks = 1, .norm = NormOrder::pre,
+      {.name = "linear, pre-norm, batch norm over all rows",
+       .N = 4,
+       .E = 6,
+       .heads = 4,
+       .blocks = 1,
+       .norm = NormOrder::pre,
        .batch_norm = BatchNorm::yes},
-      {.name = "attention linear, four heads on nine features", .N = 9, .E = 8, .heads = 4, .blocks = 1,
+      {.name = "attention linear, four heads on nine features",
+       .N = 9,
+       .E = 8,
+       .heads = 4,
+       .blocks = 1,
        .upscaling = Upscaling::attention_linear},
-      {.name = "attention linear, eight heads on eighteen features, all switched on", .N = 18, .E = 12, .heads = 8, .blocks = 1,
-       .upscaling = Upscaling::attention_linear, .hidden = {7, 5}, .batch_norm = BatchNorm::yes, .dropout = 0.15,
+      {.name = "attention linear, eight heads on eighteen features, all switched on",
+       .N = 18,
+       .E = 12,
+       .heads = 8,
+       .blocks = 1,
+       .upscaling = Upscaling::attention_linear,
+       .hidden = {7, 5},
+       .batch_norm = BatchNorm::yes,
+       .dropout = 0.15,
        .head_dropout = 0.2},
-      {.name = "attention linear, pre-norm, dropout", .N = 4, .E = 6, .heads = 2, .blocks = 2,
-       .upscaling = Upscaling::attention_linear, .norm = NormOrder::pre, .dropout = 0.2, .lengths = {5, 7, 2}, .L = 7},
-      {.name = "attention concatenation, head on chosen rows", .N = 4, .E = 10, .heads = 2, .blocks = 1,
-       .upscaling = Upscaling::attention_concatenation, .rows = HeadRows::masked},
-      {.name = "attention concatenation, pre-norm, sinusoidal, batch norm over chosen rows, dropout", .N = 9, .E = 12,
-       .heads = 4, .blocks = 1, .upscaling = Upscaling::attention_concatenation, .norm = NormOrder::pre,
-       .position = Position::sinusoidal, .hidden = {6}, .batch_norm = BatchNorm::yes, .rows = HeadRows::masked,
-       .dropout = 0.1, .head_dropout = 0.1},
-      {.name = "head on chosen rows, two hidden layers, an empty sequence", .N = 4, .E = 8, .heads = 2, .blocks = 1,
-       .hidden = {6, 5}, .rows = HeadRows::masked, .head_dropout = 0.25, .lengths = {5, 0, 3}, .L = 5},
-      {.name = "head on all rows, an empty sequence", .N = 4, .E = 8, .heads = 2, .blocks = 1,
-       .upscaling = Upscaling::attention_linear, .hidden = {6}, .batch_norm = BatchNorm::yes, .lengths = {0, 5, 1}, .L = 5},
+      {.name = "attention linear, pre-norm, dropout",
+       .N = 4,
+       .E = 6,
+       .heads = 2,
+       .blocks = 2,
+       .upscaling = Upscaling::attention_linear,
+       .norm = NormOrder::pre,
+       .dropout = 0.2,
+       .lengths = {5, 7, 2},
+       .L = 7},
+      {.name = "attention concatenation, head on chosen rows",
+       .N = 4,
+       .E = 10,
+       .heads = 2,
+       .blocks = 1,
+       .upscaling = Upscaling::attention_concatenation,
+       .rows = HeadRows::masked},
+      {.name = "attention concatenation, pre-norm, sinusoidal, batch norm over chosen rows, dropout",
+       .N = 9,
+       .E = 12,
+       .heads = 4,
+       .blocks = 1,
+       .upscaling = Upscaling::attention_concatenation,
+       .norm = NormOrder::pre,
+       .position = Position::sinusoidal,
+       .hidden = {6},
+       .batch_norm = BatchNorm::yes,
+       .rows = HeadRows::masked,
+       .dropout = 0.1,
+       .head_dropout = 0.1},
+      {.name = "head on chosen rows, two hidden layers, an empty sequence",
+       .N = 4,
+       .E = 8,
+       .heads = 2,
+       .blocks = 1,
+       .hidden = {6, 5},
+       .rows = HeadRows::masked,
+       .head_dropout = 0.25,
+       .lengths = {5, 0, 3},
+       .L = 5},
+      {.name = "head on all rows, an empty sequence",
+       .N = 4,
+       .E = 8,
+       .heads = 2,
+       .blocks = 1,
+       .upscaling = Upscaling::attention_linear,
+       .hidden = {6},
+       .batch_norm = BatchNorm::yes,
+       .lengths = {0, 5, 1},
+       .L = 5},
       {.name = "score", .N = 9, .E = 8, .heads = 2, .blocks = 2, .task = Task::finetuning},
-      {.name = "score, batch norm, dropout", .N = 4, .E = 6, .heads = 4, .blocks = 1,
-       .upscaling = Upscaling::attention_linear, .batch_norm = BatchNorm::yes, .task = Task::finetuning, .dropout = 0.1,
-       .head_dropout = 0.2, .lengths = {6, 5, 3, 1}},
-      {.name = "score, two hidden layers, pre-norm, an empty sequence", .N = 4, .E = 8, .heads = 2, .blocks = 1,
-       .norm = NormOrder::pre, .hidden = {6, 4}, .task = Task::finetuning, .lengths = {6, 0, 2}},
-      {.name = "score, one real sequence: batch norm keeps its running values", .N = 4, .E = 8, .heads = 2, .blocks = 1,
-       .hidden = {6}, .batch_norm = BatchNorm::yes, .task = Task::finetuning, .lengths = {6, 0}},
+      {.name = "score, batch norm, dropout",
+       .N = 4,
+       .E = 6,
+       .heads = 4,
+       .blocks = 1,
+       .upscaling = Upscaling::attention_linear,
+       .batch_norm = BatchNorm::yes,
+       .task = Task::finetuning,
+       .dropout = 0.1,
+       .head_dropout = 0.2,
+       .lengths = {6, 5, 3, 1}},
+      {.name = "score, two hidden layers, pre-norm, an empty sequence",
+       .N = 4,
+       .E = 8,
+       .heads = 2,
+       .blocks = 1,
+       .norm = NormOrder::pre,
+       .hidden = {6, 4},
+       .task = Task::finetuning,
+       .lengths = {6, 0, 2}},
+      {.name = "score, one real sequence: batch norm keeps its running values",
+       .N = 4,
+       .E = 8,
+       .heads = 2,
+       .blocks = 1,
+       .hidden = {6},
+       .batch_norm = BatchNorm::yes,
+       .task = Task::finetuning,
+       .lengths = {6, 0}},
   };
   return table;
 }
@@ -127,15 +215,17 @@ TEST_CASE("the model's outputs, running values and gradients are those of plain 
       const Parameters<double> gradients = bench.gradients();
       double scale = 0;
       for (const auto& [name, values] : gradients) scale = std::max(scale, largest(values));
-      check_gradients(parameters, gradients, rounding_tolerance<double>(one, scale),
-                      [&](const Parameters<Dual<double>>& duals) { return objective(one, duals, bench.host, pass, weights); });
+      check_gradients(
+          parameters, gradients, rounding_tolerance<double>(one, scale),
+          [&](const Parameters<Dual<double>>& duals) { return objective(one, duals, bench.host, pass, weights); });
     }
   }
 }
 
 TEST_CASE("duals through the whole model agree with finite differences") {
-  // Central differences in long double: the error is h^2 times a third derivative plus 2^-64 / h, about 1e-12 at h = 1e-6
-  // (third derivatives of up to about 1e3 along a direction through all parameters), and 1e-9 leaves room for more.
+  // Central differences in long double: the error is h^2 times a third derivative plus 2^-64 / h, about 1e-12 at h =
+  // 1e-6 (third derivatives of up to about 1e3 along a direction through all parameters), and 1e-9 leaves room for
+  // more.
   const long double h = 1e-6L;
   for (const ModelCase& one : cases()) {
     INFO(one.name);
@@ -164,9 +254,12 @@ TEST_CASE("duals through the whole model agree with finite differences") {
 
 oracle::Loss oracle_loss(LossKind kind) {
   switch (kind) {
-    case LossKind::squared: return oracle::Loss::squared;
-    case LossKind::absolute: return oracle::Loss::absolute;
-    case LossKind::huber: return oracle::Loss::huber;
+    case LossKind::squared:
+      return oracle::Loss::squared;
+    case LossKind::absolute:
+      return oracle::Loss::absolute;
+    case LossKind::huber:
+      return oracle::Loss::huber;
   }
   return oracle::Loss::squared;
 }
@@ -204,7 +297,8 @@ double run_objective(ModelBench<Device>& bench, Objective& objective, std::int64
   objective.begin_step(bench.device, count);
   const Pass pass = bench.pass(Mode::training);
   const auto output = bench.model.forward(bench.device, pass, bench.input(), bench.saved);
-  objective.run_loss(bench.device, bench.batch, bench.model.rows(), bench.saved.doutput.rows(0, output.extent(0)), output);
+  objective.run_loss(bench.device, bench.batch, bench.model.rows(), bench.saved.doutput.rows(0, output.extent(0)),
+                     output);
   bench.model.backward(bench.device, pass, bench.saved);
   return objective.loss(bench.device);
 }
@@ -292,9 +386,13 @@ TEST_CASE("two micro-batches accumulate to the gradients of one large batch") {
         const auto cut = [](const auto& values, int begin, int end) {
           return std::decay_t<decltype(values)>(values.begin() + begin, values.begin() + end);
         };
-        HostBatch part{.lengths = cut(whole.lengths, first, last), .L = one.L,
-                       .x = cut(whole.x, from * one.N, to * one.N), .target = cut(whole.target, from * one.N, to * one.N),
-                       .scores = cut(whole.scores, first, last), .visible = cut(whole.visible, first, last), .selected = {}};
+        HostBatch part{.lengths = cut(whole.lengths, first, last),
+                       .L = one.L,
+                       .x = cut(whole.x, from * one.N, to * one.N),
+                       .target = cut(whole.target, from * one.N, to * one.N),
+                       .scores = cut(whole.scores, first, last),
+                       .visible = cut(whole.visible, first, last),
+                       .selected = {}};
         for (const int t : whole.selected) {
           if (t >= from && t < to) part.selected.push_back(t - from);
         }

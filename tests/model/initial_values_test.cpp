@@ -36,9 +36,11 @@ void add_block(std::vector<Start>& starts, const std::string& name, int w, int h
     starts.push_back({name + which + ".weight", {w}, Start::Kind::constant, 1, group, Decay::no});
     starts.push_back({name + which + ".bias", {w}, Start::Kind::constant, 0, group, Decay::no});
   };
-  starts.push_back({name + ".self_attn.in_proj_weight", {3 * inner, w}, Start::Kind::uniform, xavier, group, Decay::yes});
+  starts.push_back(
+      {name + ".self_attn.in_proj_weight", {3 * inner, w}, Start::Kind::uniform, xavier, group, Decay::yes});
   starts.push_back({name + ".self_attn.in_proj_bias", {3 * inner}, Start::Kind::constant, 0, group, Decay::no});
-  starts.push_back({name + ".self_attn.out_proj.weight", {w, inner}, Start::Kind::uniform, fan_in(inner), group, Decay::yes});
+  starts.push_back(
+      {name + ".self_attn.out_proj.weight", {w, inner}, Start::Kind::uniform, fan_in(inner), group, Decay::yes});
   starts.push_back({name + ".self_attn.out_proj.bias", {w}, Start::Kind::constant, 0, group, Decay::no});
   starts.push_back({name + ".linear1.weight", {4 * w, w}, Start::Kind::uniform, fan_in(w), group, Decay::yes});
   starts.push_back({name + ".linear1.bias", {4 * w}, Start::Kind::uniform, fan_in(w), group, Decay::no});
@@ -50,11 +52,13 @@ void add_block(std::vector<Start>& starts, const std::string& name, int w, int h
 
 std::vector<Start> contract(const ModelCase& one, int outputs) {
   std::vector<Start> starts;
-  const bool has_block = one.upscaling == Upscaling::attention_linear || one.upscaling == Upscaling::attention_concatenation;
+  const bool has_block =
+      one.upscaling == Upscaling::attention_linear || one.upscaling == Upscaling::attention_concatenation;
   if (has_block) add_block(starts, "backbone.upscaling.block", one.N, one.heads, 0);
   if (one.upscaling != Upscaling::none) {
     const int out = one.upscaling == Upscaling::attention_concatenation ? one.E - one.N : one.E;
-    starts.push_back({"backbone.upscaling.linear.weight", {out, one.N}, Start::Kind::uniform, fan_in(one.N), 0, Decay::yes});
+    starts.push_back(
+        {"backbone.upscaling.linear.weight", {out, one.N}, Start::Kind::uniform, fan_in(one.N), 0, Decay::yes});
     starts.push_back({"backbone.upscaling.linear.bias", {out}, Start::Kind::uniform, fan_in(one.N), 0, Decay::no});
   }
   if (one.position == Position::learned) {
@@ -68,7 +72,8 @@ std::vector<Start> contract(const ModelCase& one, int outputs) {
   for (std::size_t i = 0; i < one.hidden.size(); ++i) {
     const std::string number = std::to_string(i);
     const int out = one.hidden[i];
-    starts.push_back({"head.hidden." + number + ".weight", {out, in}, Start::Kind::uniform, fan_in(in), group, Decay::yes});
+    starts.push_back(
+        {"head.hidden." + number + ".weight", {out, in}, Start::Kind::uniform, fan_in(in), group, Decay::yes});
     starts.push_back({"head.hidden." + number + ".bias", {out}, Start::Kind::uniform, fan_in(in), group, Decay::no});
     if (one.batch_norm == ModelCase::BatchNorm::yes) {
       starts.push_back({"head.norm." + number + ".weight", {out}, Start::Kind::constant, 1, group, Decay::no});
@@ -84,11 +89,29 @@ std::vector<Start> contract(const ModelCase& one, int outputs) {
 TEST_CASE("parameters have the contract's names, shapes, order, groups and starting values") {
   const std::vector<ModelCase> cases{
       {.name = "none", .N = 9, .E = 9, .heads = 2, .blocks = 1, .upscaling = Upscaling::none},
-      {.name = "linear, sinusoidal", .N = 9, .E = 16, .heads = 3, .blocks = 2, .position = Position::sinusoidal, .hidden = {}},
-      {.name = "attention linear", .N = 18, .E = 32, .heads = 4, .blocks = 2, .upscaling = Upscaling::attention_linear,
-       .hidden = {12, 7}, .batch_norm = ModelCase::BatchNorm::yes},
-      {.name = "attention concatenation, score", .N = 9, .E = 24, .heads = 8, .blocks = 1,
-       .upscaling = Upscaling::attention_concatenation, .batch_norm = ModelCase::BatchNorm::yes, .task = Task::finetuning},
+      {.name = "linear, sinusoidal",
+       .N = 9,
+       .E = 16,
+       .heads = 3,
+       .blocks = 2,
+       .position = Position::sinusoidal,
+       .hidden = {}},
+      {.name = "attention linear",
+       .N = 18,
+       .E = 32,
+       .heads = 4,
+       .blocks = 2,
+       .upscaling = Upscaling::attention_linear,
+       .hidden = {12, 7},
+       .batch_norm = ModelCase::BatchNorm::yes},
+      {.name = "attention concatenation, score",
+       .N = 9,
+       .E = 24,
+       .heads = 8,
+       .blocks = 1,
+       .upscaling = Upscaling::attention_concatenation,
+       .batch_norm = ModelCase::BatchNorm::yes,
+       .task = Task::finetuning},
   };
   for (const ModelCase& one : cases) {
     INFO(one.name);
@@ -124,8 +147,8 @@ TEST_CASE("parameters have the contract's names, shapes, order, groups and start
         squares += wide * wide;
       }
       const auto n = static_cast<double>(values.size());
-      // A mean of n draws strays by deviation / sqrt(n), a mean square of uniform (normal) ones by 0.9 (1.5) deviation^2 /
-      // sqrt(n); five times that is passed once in two million draws, and the seed is fixed.
+      // A mean of n draws strays by deviation / sqrt(n), a mean square of uniform (normal) ones by 0.9 (1.5)
+      // deviation^2 / sqrt(n); five times that is passed once in two million draws, and the seed is fixed.
       switch (start.kind) {
         case Start::Kind::constant:
           CHECK(low == start.amount);
@@ -143,10 +166,12 @@ TEST_CASE("parameters have the contract's names, shapes, order, groups and start
         case Start::Kind::normal:
           CHECK(std::abs(sum / n) <= 5 * start.amount / std::sqrt(n));
           CHECK(std::abs(squares / n / (start.amount * start.amount) - 1) <= 5 * 1.5 / std::sqrt(n));
-          CHECK(std::max(high, -low) <= start.amount * std::sqrt(2 * 33 * std::log(2.0)));  // the smallest word gives this
+          CHECK(std::max(high, -low) <=
+                start.amount * std::sqrt(2 * 33 * std::log(2.0)));  // the smallest word gives this
           break;
       }
-      if (start.kind != Start::Kind::constant) CHECK(seen.insert(values).second);  // no parameter repeats another's numbers
+      if (start.kind != Start::Kind::constant)
+        CHECK(seen.insert(values).second);  // no parameter repeats another's numbers
     }
     std::vector<std::string> statistics;
     for (const auto& entry : set.statistic_entries()) {

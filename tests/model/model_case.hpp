@@ -58,12 +58,12 @@ inline Config config_of(const ModelCase& one) {
 
 /// A batch on the host. Values are floats, so that every precision reads the same numbers.
 struct HostBatch {
-  std::vector<int> lengths;                   // [B]
+  std::vector<int> lengths;  // [B]
   int L = 0;
-  std::vector<double> x, target;              // [T, N]
-  std::vector<double> scores;                 // [B]
-  std::vector<std::vector<int>> visible;      // [B][L]
-  std::vector<int> selected;                  // rows chosen (pre-training), or the last row of each sequence, -1 without one
+  std::vector<double> x, target;          // [T, N]
+  std::vector<double> scores;             // [B]
+  std::vector<std::vector<int>> visible;  // [B][L]
+  std::vector<int> selected;  // rows chosen (pre-training), or the last row of each sequence, -1 without one
 
   int B() const { return static_cast<int>(lengths.size()); }
   int T() const { return B() * L; }
@@ -128,7 +128,8 @@ inline void check_close(const std::string& what, const std::vector<double>& actu
   REQUIRE(actual.size() == expected.size());
   for (std::size_t i = 0; i < actual.size(); ++i) {
     if (!(std::abs(actual[i] - expected[i]) <= tolerance)) {
-      FAIL_CHECK(what << ": element " << i << " is " << actual[i] << ", must be " << expected[i] << " +- " << tolerance);
+      FAIL_CHECK(what << ": element " << i << " is " << actual[i] << ", must be " << expected[i] << " +- "
+                      << tolerance);
       return;
     }
   }
@@ -182,7 +183,8 @@ class ModelBench {
     const std::vector<Real> x = converted<Real>(host.x);
     upload(device, batch.masked, x.data());
     upload(device, batch.clean, x.data());
-    const std::vector<Wide<Real>> target = converted<Wide<Real>>(host.target), scores = converted<Wide<Real>>(host.scores);
+    const std::vector<Wide<Real>> target = converted<Wide<Real>>(host.target),
+                                  scores = converted<Wide<Real>>(host.scores);
     upload(device, batch.target, target.data());
     upload(device, batch.scores, scores.data());
     upload(device, batch.lengths, host.lengths.data());
@@ -210,9 +212,7 @@ class ModelBench {
   Pass pass(Mode mode, std::uint32_t first_sequence = 3) const { return batch.pass(mode, seed, step, first_sequence); }
 
   /// The batch's output, [R, out].
-  std::vector<double> forward(const Pass& how) {
-    return read(model.forward(device, how, input(), saved));
-  }
+  std::vector<double> forward(const Pass& how) { return read(model.forward(device, how, input(), saved)); }
 
   /// Writes dLoss/doutput and runs the way back; gradients are added to.
   void backward(const Pass& how, const std::vector<double>& doutput, int lowest_trained_group = 0) {

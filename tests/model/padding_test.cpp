@@ -1,5 +1,5 @@
-// What may not matter to a whole model: what padded rows hold, who else is in the batch, how far sequences are padded, how
-// often the way back is run, and whether lower parts are trained too.
+// What may not matter to a whole model: what padded rows hold, who else is in the batch, how far sequences are padded,
+// how often the way back is run, and whether lower parts are trained too.
 
 #include <tests/model/model_case.hpp>
 
@@ -10,17 +10,52 @@ using BatchNorm = ModelCase::BatchNorm;
 
 const std::vector<ModelCase>& cases() {
   static const std::vector<ModelCase> table{
-      {.name = "none, all rows", .N = 4, .E = 4, .heads = 2, .blocks = 2, .upscaling = Upscaling::none,
-       .batch_norm = BatchNorm::yes, .dropout = 0.1, .head_dropout = 0.1},
-      {.name = "linear, chosen rows", .N = 9, .E = 8, .heads = 2, .blocks = 2, .norm = NormOrder::pre,
-       .rows = HeadRows::masked, .dropout = 0.1},
-      {.name = "attention linear, all rows, no batch norm", .N = 9, .E = 8, .heads = 4, .blocks = 2,
-       .upscaling = Upscaling::attention_linear, .hidden = {6, 5}, .dropout = 0.1, .head_dropout = 0.1},
-      {.name = "attention concatenation, chosen rows, batch norm", .N = 4, .E = 10, .heads = 2, .blocks = 2,
-       .upscaling = Upscaling::attention_concatenation, .norm = NormOrder::pre, .batch_norm = BatchNorm::yes,
-       .rows = HeadRows::masked, .head_dropout = 0.1},
-      {.name = "score", .N = 4, .E = 8, .heads = 2, .blocks = 2, .upscaling = Upscaling::attention_linear,
-       .batch_norm = BatchNorm::yes, .task = Task::finetuning, .dropout = 0.1, .head_dropout = 0.1,
+      {.name = "none, all rows",
+       .N = 4,
+       .E = 4,
+       .heads = 2,
+       .blocks = 2,
+       .upscaling = Upscaling::none,
+       .batch_norm = BatchNorm::yes,
+       .dropout = 0.1,
+       .head_dropout = 0.1},
+      {.name = "linear, chosen rows",
+       .N = 9,
+       .E = 8,
+       .heads = 2,
+       .blocks = 2,
+       .norm = NormOrder::pre,
+       .rows = HeadRows::masked,
+       .dropout = 0.1},
+      {.name = "attention linear, all rows, no batch norm",
+       .N = 9,
+       .E = 8,
+       .heads = 4,
+       .blocks = 2,
+       .upscaling = Upscaling::attention_linear,
+       .hidden = {6, 5},
+       .dropout = 0.1,
+       .head_dropout = 0.1},
+      {.name = "attention concatenation, chosen rows, batch norm",
+       .N = 4,
+       .E = 10,
+       .heads = 2,
+       .blocks = 2,
+       .upscaling = Upscaling::attention_concatenation,
+       .norm = NormOrder::pre,
+       .batch_norm = BatchNorm::yes,
+       .rows = HeadRows::masked,
+       .head_dropout = 0.1},
+      {.name = "score",
+       .N = 4,
+       .E = 8,
+       .heads = 2,
+       .blocks = 2,
+       .upscaling = Upscaling::attention_linear,
+       .batch_norm = BatchNorm::yes,
+       .task = Task::finetuning,
+       .dropout = 0.1,
+       .head_dropout = 0.1,
        .lengths = {6, 0, 3, 1}},
   };
   return table;
@@ -53,7 +88,8 @@ TEMPLATE_TEST_CASE("NaN in padded rows changes no bit of a model", "", Cpu<float
     const HostBatch clean = with_padding(make_batch(one, 50), 0);
     const HostBatch poison = with_padding(clean, std::numeric_limits<double>::quiet_NaN());
     const auto [output, gradients, statistics] = outputs_and_gradients<TestType>(one, clean);
-    const auto [poisoned_output, poisoned_gradients, poisoned_statistics] = outputs_and_gradients<TestType>(one, poison);
+    const auto [poisoned_output, poisoned_gradients, poisoned_statistics] =
+        outputs_and_gradients<TestType>(one, poison);
     CHECK(poisoned_output == output);
     CHECK(poisoned_statistics == statistics);
     for (const auto& [name, values] : gradients) {
@@ -66,12 +102,17 @@ TEMPLATE_TEST_CASE("NaN in padded rows changes no bit of a model", "", Cpu<float
 
 /// One sequence of a batch alone, padded to `L` rows.
 HostBatch alone(const ModelCase& one, const HostBatch& batch, int b, int L) {
-  HostBatch single{.lengths = {batch.lengths[static_cast<std::size_t>(b)]}, .L = L, .x = {}, .target = {},
-                   .scores = {batch.scores[static_cast<std::size_t>(b)]}, .visible = {batch.visible[static_cast<std::size_t>(b)]},
+  HostBatch single{.lengths = {batch.lengths[static_cast<std::size_t>(b)]},
+                   .L = L,
+                   .x = {},
+                   .target = {},
+                   .scores = {batch.scores[static_cast<std::size_t>(b)]},
+                   .visible = {batch.visible[static_cast<std::size_t>(b)]},
                    .selected = {}};
   const std::vector<double> all = batch.x;
   single.x.assign(static_cast<std::size_t>(L * one.N), 0.0);
-  std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(b) * batch.L * one.N, std::min(L, batch.L) * one.N, single.x.begin());
+  std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(b) * batch.L * one.N, std::min(L, batch.L) * one.N,
+              single.x.begin());
   single.target.assign(single.x.size(), 0.0);
   single.visible[0].resize(static_cast<std::size_t>(L), 0);
   for (const int t : batch.selected) {

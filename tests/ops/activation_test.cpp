@@ -11,19 +11,31 @@ struct Case {
   std::vector<int> rows;
   double drop_probability;
 };
-const Case cases[] = {{1, 1, 1, {}, 0},           {6, 7, 3, {}, .5},           {7, 8, 7, {}, .02},         {4, 9, 30, {29, 59, -1, 91}, .16},
-                      {16, 15, 8, {}, .1},        {3, 16, 5, {14, 4, 9}, .5},  {17, 17, 1, {}, .3},        {0, 4, 2, {}, .1},
-                      {5, 31, 9, {0, 3, -1, 10, 44}, .1}, {33, 33, 33, {}, 0}, {9, 64, 3, {}, .9},         {600, 65, 30, {}, .1}};
+const Case cases[] = {{1, 1, 1, {}, 0},
+                      {6, 7, 3, {}, .5},
+                      {7, 8, 7, {}, .02},
+                      {4, 9, 30, {29, 59, -1, 91}, .16},
+                      {16, 15, 8, {}, .1},
+                      {3, 16, 5, {14, 4, 9}, .5},
+                      {17, 17, 1, {}, .3},
+                      {0, 4, 2, {}, .1},
+                      {5, 31, 9, {0, 3, -1, 10, 44}, .1},
+                      {33, 33, 33, {}, 0},
+                      {9, 64, 3, {}, .9},
+                      {600, 65, 30, {}, .1}};
 
 template <class Real>
 struct Setup {
-  std::vector<int> rows;         // as the oracle takes them
+  std::vector<int> rows;  // as the oracle takes them
   oracle::DropoutCase dropout;
-  Tensors<Real> inputs;          // x
+  Tensors<Real> inputs;  // x
   std::vector<Real> dy;
 
   explicit Setup(const Case& c)
-      : rows(c.rows), dropout{.drop_probability = c.drop_probability}, inputs{random_values<Real>(c.R * c.F, 1)}, dy(random_values<Real>(c.R * c.F, 2)) {
+      : rows(c.rows),
+        dropout{.drop_probability = c.drop_probability},
+        inputs{random_values<Real>(c.R * c.F, 1)},
+        dy(random_values<Real>(c.R * c.F, 2)) {
     if (rows.empty()) {
       for (int r = 0; r < c.R; ++r) rows.push_back(r);
     }
@@ -40,7 +52,9 @@ TEMPLATE_LIST_TEST_CASE("activation forward", "[activation]", Backends) {
   Comparison compare("activation", BackendName<TestType>::value);
   for (const Case& c : cases) {
     const Setup<Real> setup(c);
-    const auto activation = [&](const auto& x) { return oracle::activation(x[0], setup.rows, c.L, c.F, setup.dropout); };
+    const auto activation = [&](const auto& x) {
+      return oracle::activation(x[0], setup.rows, c.L, c.F, setup.dropout);
+    };
     const Expected<Real> y = expect_values<Real>(activation, setup.inputs);
     for (const int threads : thread_counts<TestType>()) {
       INFO("R " << c.R << ", F " << c.F << ", L " << c.L << ", drop " << c.drop_probability << ", threads " << threads);
@@ -62,7 +76,9 @@ TEMPLATE_LIST_TEST_CASE("activation backward", "[activation]", Backends) {
   Comparison compare("activation", BackendName<TestType>::value);
   for (const Case& c : cases) {
     const Setup<Real> setup(c);
-    const auto activation = [&](const auto& x) { return oracle::activation(x[0], setup.rows, c.L, c.F, setup.dropout); };
+    const auto activation = [&](const auto& x) {
+      return oracle::activation(x[0], setup.rows, c.L, c.F, setup.dropout);
+    };
     const Expected<Real> dx = expect_gradient<Real>(activation, setup.inputs, 0, setup.dy, {}, c.R > 100 ? 20 : 300);
     for (const int threads : thread_counts<TestType>()) {
       INFO("R " << c.R << ", F " << c.F << ", L " << c.L << ", drop " << c.drop_probability << ", threads " << threads);
@@ -91,7 +107,9 @@ TEMPLATE_LIST_TEST_CASE("activation refuses wrong shapes", "[activation]", Backe
   using Forward = ActivationForward<Real>;
   const Forward forward{.y = matrix(4, 3), .x = matrix(4, 3), .rows = {}, .dropout = {}, .L = 2};
   check_rejects(stage.device, forward, "y of another width", [&](Forward& o) { o.y = matrix(4, 2); });
-  check_rejects(stage.device, forward, "too few rows", [&](Forward& o) { o.rows = stage.input(std::vector<int>{1, 2}, 2); });
+  check_rejects(stage.device, forward, "too few rows", [&](Forward& o) {
+    o.rows = stage.input(std::vector<int>{1, 2}, 2);
+  });
   check_rejects(stage.device, forward, "L 0", [&](Forward& o) { o.L = 0; });
   using Backward = ActivationBackward<Real>;
   const Backward backward{.dx = matrix(4, 3), .dy = matrix(4, 3), .x = matrix(4, 3), .rows = {}, .dropout = {}, .L = 2};

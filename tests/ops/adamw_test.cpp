@@ -22,7 +22,10 @@ struct Case {
 const Case cases[] = {{{1}, {.rate = 1e-3f, .weight_decay = .01f}, 1e-3, Memory::apart},
                       {{7, 8, 9}, {.rate = 6.2e-4f, .weight_decay = .0095f}, 1, Memory::shared},
                       {{15, 16, 17, 31, 33}, {.rate = 1e-2f, .weight_decay = .1f, .clip = .5f}, 3, Memory::apart},
-                      {{64, 5, 65, 127, 1, 2}, {.rate = 1e-2f, .weight_decay = 0, .clip = 1000, .beta1 = .8f, .beta2 = .95f, .epsilon = 1e-3f}, 1, Memory::shared},
+                      {{64, 5, 65, 127, 1, 2},
+                       {.rate = 1e-2f, .weight_decay = 0, .clip = 1000, .beta1 = .8f, .beta2 = .95f, .epsilon = 1e-3f},
+                       1,
+                       Memory::shared},
                       {{30000, 300, 20000, 17000, 7}, {.rate = 1e-3f, .weight_decay = .05f}, .1, Memory::apart}};
 
 /// Values and moments after some steps.
@@ -89,11 +92,14 @@ TEMPLATE_LIST_TEST_CASE("adamw steps", "[adamw]", Backends) {
       std::int64_t skipped = 0;
       for (int step = 0; step < steps; ++step) {
         INFO("P " << P << ", step " << step << ", threads " << threads);
-        const std::vector<int> trains = elements_of(segments, [&](const Segment& segment) { return segment.trains_at(step); });
-        const std::vector<Number> gradients = random_values<Number>(P, 100 + static_cast<std::uint64_t>(step), c.gradient_scale);
+        const std::vector<int> trains =
+            elements_of(segments, [&](const Segment& segment) { return segment.trains_at(step); });
+        const std::vector<Number> gradients =
+            random_values<Number>(P, 100 + static_cast<std::uint64_t>(step), c.gradient_scale);
         exact.step(step, converted<Exact<Number>>(gradients));
         low.step(step, gradients);
-        const double sum = is_skipped(step) ? (step == 1 ? std::numeric_limits<double>::quiet_NaN() : std::numeric_limits<double>::infinity())
+        const double sum = is_skipped(step) ? (step == 1 ? std::numeric_limits<double>::quiet_NaN()
+                                                         : std::numeric_limits<double>::infinity())
                                             : oracle::sum_of_squares(converted<double>(gradients), segments, step);
 
         Stage<TestType> stage(threads);
@@ -140,7 +146,9 @@ TEMPLATE_LIST_TEST_CASE("adamw steps", "[adamw]", Backends) {
         working = stage.values(op.working);
         std::size_t moved = 0;
         for (int p = 0; p < P; ++p) {
-          if (trains[p] == 0 && (state.values[p] != before.values[p] || state.first_moment[p] != 0 || state.second_moment[p] != 0)) ++moved;
+          if (trains[p] == 0 &&
+              (state.values[p] != before.values[p] || state.first_moment[p] != 0 || state.second_moment[p] != 0))
+            ++moved;
         }
         CHECK(moved == 0);
         CHECK(working == converted<Real>(state.values));
@@ -156,9 +164,16 @@ TEMPLATE_LIST_TEST_CASE("adamw refuses wrong shapes", "[adamw]", Backends) {
   const auto block = [&](int size) { return stage.template output<Number>(size); };
   const std::vector<Segment> segments = segments_of({9});
   using Op = AdamW<Real>;
-  const Op op{.values = block(16), .working = stage.template output<Real>(16), .first_moment = block(16), .second_moment = block(16),
-              .skipped = stage.in_and_out(std::vector<std::int64_t>{0}, 1), .gradients = block(16), .segments = stage.input(segments, 1),
-              .sum_of_squares = stage.input(std::vector<double>{1}, 1), .step = 0, .rate = 1e-3f};
+  const Op op{.values = block(16),
+              .working = stage.template output<Real>(16),
+              .first_moment = block(16),
+              .second_moment = block(16),
+              .skipped = stage.in_and_out(std::vector<std::int64_t>{0}, 1),
+              .gradients = block(16),
+              .segments = stage.input(segments, 1),
+              .sum_of_squares = stage.input(std::vector<double>{1}, 1),
+              .step = 0,
+              .rate = 1e-3f};
   check_rejects(stage.device, op, "moments too short", [&](Op& o) { o.second_moment = block(15); });
   check_rejects(stage.device, op, "gradients too long", [&](Op& o) { o.gradients = block(17); });
   check_rejects(stage.device, op, "no sum of squares", [&](Op& o) { o.sum_of_squares = {}; });

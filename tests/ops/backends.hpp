@@ -137,8 +137,8 @@ class Stage {
     REQUIRE(static_cast<std::int64_t>(values.size()) == element_count(shape));
     const std::size_t bytes = values.size() * sizeof(T);
     const std::byte poison{std::is_floating_point_v<T> ? std::uint8_t{0xff} : std::uint8_t{0x7f}};
-    Buffer buffer{device.allocate(guard + bytes + guard), role, bytes,
-                  std::vector<std::byte>(guard + bytes + guard, poison), {}};
+    Buffer buffer{
+        device.allocate(guard + bytes + guard), role, bytes, std::vector<std::byte>(guard + bytes + guard, poison), {}};
     if (role != Role::output && bytes > 0) std::memcpy(buffer.first_start.data() + guard, values.data(), bytes);
     buffer.second_start = buffer.first_start;
     if (role == Role::output && bytes > 0) std::memset(buffer.second_start.data() + guard, 0x42, bytes);

@@ -13,10 +13,22 @@ struct Case {
   int R, L, F;
   double middle = 0;
 };
-const Case cases[] = {{{}, 1, 1, 1},          {{}, 2, 1, 7},         {{}, 0, 1, 3},         {{0, 0}, 6, 3, 8},      {{0, 1, 0}, 12, 4, 9},
-                      {{1, 0, 1}, 9, 3, 5},   {{2, 0}, 10, 5, 15},   {{7, 3}, 14, 7, 16},   {{8, 0, 5}, 27, 9, 17}, {{15, 16}, 32, 16, 31},
-                      {{}, 33, 1, 33},        {{17}, 17, 17, 32},    {{30, 31}, 62, 31, 1}, {{}, 65, 1, 64},        {{20, 30}, 60, 30, 5, 1e4},
-                      {{30, 12, 30, 30, 28, 30, 5, 30, 30, 30, 30, 30, 30}, 390, 30, 65}};
+const Case cases[] = {{{}, 1, 1, 1},
+                      {{}, 2, 1, 7},
+                      {{}, 0, 1, 3},
+                      {{0, 0}, 6, 3, 8},
+                      {{0, 1, 0}, 12, 4, 9},
+                      {{1, 0, 1}, 9, 3, 5},
+                      {{2, 0}, 10, 5, 15},
+                      {{7, 3}, 14, 7, 16},
+                      {{8, 0, 5}, 27, 9, 17},
+                      {{15, 16}, 32, 16, 31},
+                      {{}, 33, 1, 33},
+                      {{17}, 17, 17, 32},
+                      {{30, 31}, 62, 31, 1},
+                      {{}, 65, 1, 64},
+                      {{20, 30}, 60, 30, 5, 1e4},
+                      {std::vector<int>(70, 23), 2100, 30, 65}};  // enough work for several threads
 
 template <class Real>
 struct Setup {
@@ -26,8 +38,9 @@ struct Setup {
 
   explicit Setup(const Case& c)
       : real(c.lengths.empty() ? std::vector<int>(c.R, 1) : real_rows(c.lengths, c.L)),
-        inputs{random_values<Real>(c.R * c.F, 1, 1.7320508, c.middle), random_values<Real>(c.F, 2, 1, .5), random_values<Real>(c.F, 3),
-               random_values<Real>(c.F, 4, 1, c.middle), random_values<Real>(c.F, 5, .5, 1)},
+        inputs{random_values<Real>(c.R * c.F, 1, 1.7320508, c.middle), random_values<Real>(c.F, 2, 1, .5),
+               random_values<Real>(c.F, 3), random_values<Real>(c.F, 4, 1, c.middle),
+               random_values<Real>(c.F, 5, .5, 1)},
         dy(random_values<Real>(c.R * c.F, 6)) {}
 
   auto function(const Case& c, oracle::Statistics statistics) const {
@@ -52,11 +65,13 @@ TEMPLATE_LIST_TEST_CASE("batch norm forward", "[batch_norm]", Backends) {
     const Setup<Real> setup(c);
     for (const Kind& kind : kinds) {
       const auto norm = setup.function(c, kind.oracle);
-      const Expected<Real> y = expect_values<Real>([&](const auto& x) { return norm(x).y; }, setup.inputs),
-                           mean = expect_values<Real>([&](const auto& x) { return norm(x).mean; }, setup.inputs),
-                           rstd = expect_values<Real>([&](const auto& x) { return norm(x).rstd; }, setup.inputs),
-                           running_mean = expect_values<Real>([&](const auto& x) { return norm(x).running_mean; }, setup.inputs),
-                           running_variance = expect_values<Real>([&](const auto& x) { return norm(x).running_variance; }, setup.inputs);
+      const Expected<Real> y = expect_values<Real>([&](const auto&x) { return norm(x).y; }, setup.inputs),
+                           mean = expect_values<Real>([&](const auto&x) { return norm(x).mean; }, setup.inputs),
+                           rstd = expect_values<Real>([&](const auto&x) { return norm(x).rstd; }, setup.inputs),
+                           running_mean =
+                               expect_values<Real>([&](const auto&x) { return norm(x).running_mean; }, setup.inputs),
+                           running_variance = expect_values<Real>(
+                               [&](const auto&x) { return norm(x).running_variance; }, setup.inputs);
       for (const int threads : thread_counts<TestType>()) {
         INFO("R " << c.R << ", L " << c.L << ", F " << c.F << ", statistics " << kind.name << ", threads " << threads);
         Stage<TestType> stage(threads);
@@ -94,9 +109,10 @@ TEMPLATE_LIST_TEST_CASE("batch norm backward", "[batch_norm]", Backends) {
   Comparison compare("batch_norm", BackendName<TestType>::value);
   for (const Case& c : cases) {
     const Setup<Real> setup(c);
-    const std::size_t most = c.R * c.F > 5000 ? 20 : 150;
+    const std::size_t most = c.R * c.F > 5000 ? 10 : 150;
     const std::vector<Real> weights = zeroed(setup.dy, setup.real);
-    const std::vector<Wide<Real>> gamma_start = random_values<Wide<Real>>(c.F, 7), beta_start = random_values<Wide<Real>>(c.F, 8);
+    const std::vector<Wide<Real>> gamma_start = random_values<Wide<Real>>(c.F, 7),
+                                  beta_start = random_values<Wide<Real>>(c.F, 8);
     for (const Kind& kind : kinds) {
       const auto norm = setup.function(c, kind.oracle);
       const auto output = [&](const auto& x) { return norm(x).y; };
@@ -143,15 +159,31 @@ TEMPLATE_LIST_TEST_CASE("batch norm refuses wrong shapes", "[batch_norm]", Backe
   const auto wide = [&](int size) { return stage.template output<Wide<Real>>(size); };
   const auto lengths = [&](int B) { return stage.input(std::vector<int>(static_cast<std::size_t>(B), 1), B); };
   using Forward = BatchNormForward<Real>;
-  const Forward forward{.y = matrix(4, 3), .mean = wide(3), .rstd = wide(3), .running_mean = wide(3), .running_variance = wide(3), .x = matrix(4, 3),
-                        .gamma = wide(3), .beta = wide(3), .lengths = lengths(2), .L = 2};
+  const Forward forward{.y = matrix(4, 3),
+                        .mean = wide(3),
+                        .rstd = wide(3),
+                        .running_mean = wide(3),
+                        .running_variance = wide(3),
+                        .x = matrix(4, 3),
+                        .gamma = wide(3),
+                        .beta = wide(3),
+                        .lengths = lengths(2),
+                        .L = 2};
   check_rejects(stage.device, forward, "no mean", [&](Forward& o) { o.mean = {}; });
   check_rejects(stage.device, forward, "running mean too long", [&](Forward& o) { o.running_mean = wide(4); });
   check_rejects(stage.device, forward, "rows that are no sequences", [&](Forward& o) { o.lengths = lengths(3); });
   check_rejects(stage.device, forward, "epsilon 0", [&](Forward& o) { o.epsilon = 0; });
   using Backward = BatchNormBackward<Real>;
-  const Backward backward{.dx = matrix(4, 3), .dgamma = Acc{wide(3)}, .dbeta = Acc{wide(3)}, .dy = matrix(4, 3), .x = matrix(4, 3), .mean = wide(3),
-                          .rstd = wide(3), .gamma = wide(3), .lengths = lengths(2), .L = 2};
+  const Backward backward{.dx = matrix(4, 3),
+                          .dgamma = Acc{wide(3)},
+                          .dbeta = Acc{wide(3)},
+                          .dy = matrix(4, 3),
+                          .x = matrix(4, 3),
+                          .mean = wide(3),
+                          .rstd = wide(3),
+                          .gamma = wide(3),
+                          .lengths = lengths(2),
+                          .L = 2};
   check_rejects(stage.device, backward, "dy of another width", [&](Backward& o) { o.dy = matrix(4, 2); });
   check_rejects(stage.device, backward, "no dbeta", [&](Backward& o) { o.dbeta = {}; });
   check_rejects(stage.device, backward, "L 0", [&](Backward& o) { o.L = 0; });

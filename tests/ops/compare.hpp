@@ -56,7 +56,8 @@ std::vector<Real> poisoned(std::vector<Real> values, const std::vector<int>& kee
   const std::size_t width = keep.empty() ? 0 : values.size() / keep.size();
   for (std::size_t row = 0; row < keep.size(); ++row) {
     if (keep[row] != 0) continue;
-    std::fill_n(values.begin() + static_cast<std::ptrdiff_t>(row * width), width, std::numeric_limits<Real>::quiet_NaN());
+    std::fill_n(values.begin() + static_cast<std::ptrdiff_t>(row * width), width,
+                std::numeric_limits<Real>::quiet_NaN());
   }
   return values;
 }
@@ -83,7 +84,8 @@ inline std::vector<int> real_rows(const std::vector<int>& lengths, int L) {
 /// The library's dropout of a test's description; default-constructed where nothing is dropped.
 inline Dropout library_dropout(const oracle::DropoutCase& how) {
   if (how.drop_probability == 0) return {};
-  return {RandomStream{.seed = how.seed, .purpose = static_cast<Purpose>(how.purpose), .layer = how.layer, .step = how.step},
+  return {RandomStream{
+              .seed = how.seed, .purpose = static_cast<Purpose>(how.purpose), .layer = how.layer, .step = how.step},
           how.first_sequence, how.drop_probability};
 }
 
@@ -113,11 +115,13 @@ Expected<Real> with_largest_term(Expected<Real> expected, Exact<Real> term) {
 /// A bound of |rstd gamma dy|, the first term of a norm's dx = rstd (g - mean(g) - xhat mean(g xhat)), g = gamma dy.
 /// dy is [rows, width].
 template <class Real>
-Exact<Real> largest_norm_term(const std::vector<Exact<Real>>& rstd, const std::vector<Real>& gamma, const std::vector<Real>& dy) {
+Exact<Real> largest_norm_term(const std::vector<Exact<Real>>& rstd, const std::vector<Real>& gamma,
+                              const std::vector<Real>& dy) {
   Exact<Real> largest_rstd = 0, largest_g = 0;
   for (const Exact<Real> element : rstd) largest_rstd = std::max(largest_rstd, element);
   for (std::size_t i = 0; i < dy.size(); ++i) {
-    largest_g = std::max(largest_g, std::abs(static_cast<Exact<Real>>(gamma[i % gamma.size()]) * static_cast<Exact<Real>>(dy[i])));
+    largest_g = std::max(largest_g,
+                         std::abs(static_cast<Exact<Real>>(gamma[i % gamma.size()]) * static_cast<Exact<Real>>(dy[i])));
   }
   return largest_rstd * largest_g;
 }
@@ -171,8 +175,9 @@ class Comparison {
     for (const auto& [tensor, worst] : worst_) {
       std::ostringstream line;
       line << std::left << std::setw(18) << op_ << std::setw(12) << backend_ << std::setw(17) << tensor << std::right
-           << "worst error " << std::scientific << std::setprecision(2) << worst.error << ", " << std::fixed << std::setw(4)
-           << std::setprecision(0) << 100 * worst.share << " % of the tolerance, " << worst.tensors << " tensors\n";
+           << "worst error " << std::scientific << std::setprecision(2) << worst.error << ", " << std::fixed
+           << std::setw(4) << std::setprecision(0) << 100 * worst.share << " % of the tolerance, " << worst.tensors
+           << " tensors\n";
       std::cout << line.str() << std::flush;
     }
   }
@@ -198,7 +203,8 @@ class Comparison {
       worst.error = std::max(worst.error, static_cast<double>(error));
       if (error > 0) worst.share = std::max(worst.share, static_cast<double>(error / expected.tolerance));
     }
-    if (wrong > 0) FAIL_CHECK(tensor << ": " << wrong << " of " << expected.elements.size() << " wrong; " << first.str());
+    if (wrong > 0)
+      FAIL_CHECK(tensor << ": " << wrong << " of " << expected.elements.size() << " wrong; " << first.str());
     std::size_t not_finite = 0;
     for (const Real element : actual) not_finite += std::isfinite(element) ? 0 : 1;
     CHECK(not_finite == 0);

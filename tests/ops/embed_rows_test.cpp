@@ -11,10 +11,19 @@ struct Case {
   int L, N, K, E;
   int positions;  // rows of the position table
 };
-const Case cases[] = {{{1}, 1, 1, 0, 1, 1},           {{3, 0}, 4, 0, 5, 5, 4},       {{7, 5}, 7, 9, 0, 8, 9},       {{2, 8, 0}, 8, 3, 3, 9, 8},
-                      {{9}, 9, 0, 7, 7, 16},          {{15, 16}, 16, 7, 9, 17, 16},  {{17, 2}, 17, 16, 0, 15, 20},  {{31, 1}, 33, 9, 9, 32, 33},
-                      {{0, 0}, 3, 2, 2, 4, 3},        {{20}, 20, 33, 0, 31, 64},     {{5, 4}, 5, 17, 17, 65, 5},    {{30, 11, 30, 30, 7, 30}, 30, 18, 18, 64, 30},
-                      {{30, 30, 25, 30, 30, 12}, 30, 9, 0, 64, 30}};
+const Case cases[] = {{{1}, 1, 1, 0, 1, 1},
+                      {{3, 0}, 4, 0, 5, 5, 4},
+                      {{7, 5}, 7, 9, 0, 8, 9},
+                      {{2, 8, 0}, 8, 3, 3, 9, 8},
+                      {{9}, 9, 0, 7, 7, 16},
+                      {{15, 16}, 16, 7, 9, 17, 16},
+                      {{17, 2}, 17, 16, 0, 15, 20},
+                      {{31, 1}, 33, 9, 9, 32, 33},
+                      {{0, 0}, 3, 2, 2, 4, 3},
+                      {{20}, 20, 33, 0, 31, 64},
+                      {{5, 4}, 5, 17, 17, 65, 5},
+                      {{30, 11, 30, 30, 7, 30}, 30, 18, 18, 64, 30},
+                      {std::vector<int>(60, 26), 30, 9, 0, 64, 30}};  // enough work for several threads
 
 template <class Real>
 struct Setup {
@@ -74,7 +83,7 @@ TEMPLATE_LIST_TEST_CASE("embed rows backward", "[embed_rows]", Backends) {
   for (const Case& c : cases) {
     const Setup<Real> setup(c);
     const int T = setup.T;
-    const std::size_t most = T * c.E * c.N > 100000 ? 30 : 150;
+    const std::size_t most = T * c.E * c.N > 500000 ? 10 : T * c.E * c.N > 50000 ? 30 : 150;
     const std::vector<Real> dy = random_values<Real>(T * c.E, 6);
     const std::vector<Real> weights = zeroed(dy, setup.real);
     const std::vector<Wide<Real>> weight_start = random_values<Wide<Real>>(setup.outs * c.N, 7),
@@ -135,16 +144,32 @@ TEMPLATE_LIST_TEST_CASE("embed rows refuses wrong shapes", "[embed_rows]", Backe
   const auto wide = [&](int rows, int columns) { return stage.template output<Wide<Real>>(rows, columns); };
   const View<const int, 1> lengths = stage.input(std::vector<int>{2, 1}, 2);
   using Forward = EmbedRowsForward<Real>;
-  const Forward forward{.y = matrix(4, 5), .x = matrix(4, 3), .prefix = matrix(4, 1), .weight = matrix(4, 3), .bias = stage.template output<Real>(4),
-                        .position = wide(2, 5), .lengths = lengths, .L = 2};
+  const Forward forward{.y = matrix(4, 5),
+                        .x = matrix(4, 3),
+                        .prefix = matrix(4, 1),
+                        .weight = matrix(4, 3),
+                        .bias = stage.template output<Real>(4),
+                        .position = wide(2, 5),
+                        .lengths = lengths,
+                        .L = 2};
   check_rejects(stage.device, forward, "neither x nor prefix", [&](Forward& o) { o.x = {}, o.prefix = {}; });
   check_rejects(stage.device, forward, "fewer positions than rows", [&](Forward& o) { o.position = wide(1, 5); });
   check_rejects(stage.device, forward, "weight for the whole width", [&](Forward& o) { o.weight = matrix(5, 3); });
-  check_rejects(stage.device, forward, "prefix alone, narrower than y", [&](Forward& o) { o.x = {}, o.weight = {}, o.bias = {}; });
+  check_rejects(stage.device, forward, "prefix alone, narrower than y",
+                [&](Forward& o) { o.x = {}, o.weight = {}, o.bias = {}; });
   check_rejects(stage.device, forward, "y of other rows", [&](Forward& o) { o.y = matrix(3, 5); });
   using Backward = EmbedRowsBackward<Real>;
-  const Backward backward{.dx = {}, .dprefix = {}, .dweight = Acc{wide(4, 3)}, .dbias = stage.sum(std::vector<Wide<Real>>(4), 4), .dposition = {},
-                          .dy = matrix(4, 5), .x = matrix(4, 3), .weight = matrix(4, 3), .lengths = lengths, .K = 1, .L = 2};
+  const Backward backward{.dx = {},
+                          .dprefix = {},
+                          .dweight = Acc{wide(4, 3)},
+                          .dbias = stage.sum(std::vector<Wide<Real>>(4), 4),
+                          .dposition = {},
+                          .dy = matrix(4, 5),
+                          .x = matrix(4, 3),
+                          .weight = matrix(4, 3),
+                          .lengths = lengths,
+                          .K = 1,
+                          .L = 2};
   check_rejects(stage.device, backward, "K wider than dy", [&](Backward& o) { o.K = 6; });
   check_rejects(stage.device, backward, "dprefix of another width", [&](Backward& o) { o.dprefix = matrix(4, 2); });
   check_rejects(stage.device, backward, "no dweight", [&](Backward& o) { o.dweight = {}; });

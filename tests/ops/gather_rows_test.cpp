@@ -9,13 +9,21 @@ struct Case {
   int T, E;
   std::vector<int> rows;
 };
-std::vector<int> every_third(int T) {
+/// Rows T - 1, T - 1 - stride, ...
+std::vector<int> backwards(int T, int stride) {
   std::vector<int> rows;
-  for (int t = T - 1; t >= 0; t -= 3) rows.push_back(t);
+  for (int t = T - 1; t >= 0; t -= stride) rows.push_back(t);
   return rows;
 }
-const Case cases[] = {{1, 1, {0}}, {1, 5, {-1}}, {4, 7, {}}, {7, 8, {6, 0, -1, 3}}, {9, 9, {-1, -1}}, {16, 17, {15, 14, 1, 0}},
-                      {33, 31, every_third(33)}, {65, 64, every_third(65)}, {1030, 65, every_third(1030)}};
+const Case cases[] = {{1, 1, {0}},
+                      {1, 5, {-1}},
+                      {4, 7, {}},
+                      {7, 8, {6, 0, -1, 3}},
+                      {9, 9, {-1, -1}},
+                      {16, 17, {15, 14, 1, 0}},
+                      {33, 31, backwards(33, 3)},
+                      {65, 64, backwards(65, 3)},
+                      {2100, 65, backwards(2100, 1)}};  // enough work for several threads
 
 TEMPLATE_LIST_TEST_CASE("gather rows forward", "[gather_rows]", Backends) {
   using Real = typename TestType::Real;
@@ -72,7 +80,8 @@ TEMPLATE_LIST_TEST_CASE("gather rows refuses wrong shapes", "[gather_rows]", Bac
   using Real = typename TestType::Real;
   Stage<TestType> stage(1);
   const auto matrix = [&](int rows, int columns) { return stage.template output<Real>(rows, columns); };
-  const View<const int, 1> rows = stage.input(std::vector<int>{1, 0}, 2), slots = stage.input(std::vector<int>{1, 0, -1}, 3);
+  const View<const int, 1> rows = stage.input(std::vector<int>{1, 0}, 2),
+                           slots = stage.input(std::vector<int>{1, 0, -1}, 3);
   using Forward = GatherRowsForward<Real>;
   const Forward forward{.y = matrix(2, 5), .x = matrix(3, 5), .rows = rows};
   check_rejects(stage.device, forward, "y of all rows", [&](Forward& o) { o.y = matrix(3, 5); });

@@ -8,8 +8,10 @@ namespace {
 struct Sizes {
   int T, in, out;
 };
-constexpr Sizes sizes[] = {{1, 1, 1},   {0, 8, 3},    {2, 3, 5},    {7, 8, 9},    {9, 7, 8},   {15, 16, 17}, {17, 15, 16},
-                           {31, 32, 33}, {33, 31, 32}, {64, 65, 13}, {13, 64, 65}, {65, 1, 64}, {130, 9, 1}};
+constexpr Sizes
+    sizes[] = {{1, 1, 1},    {0, 8, 3},    {2, 3, 5},    {7, 8, 9},    {9, 7, 8},
+               {15, 16, 17}, {17, 15, 16}, {31, 32, 33}, {33, 31, 32}, {64, 65, 13},
+               {13, 64, 65}, {65, 1, 64},  {130, 9, 1},  {66, 33, 64}};  // the last: enough work for several threads
 
 TEMPLATE_LIST_TEST_CASE("linear forward", "[linear]", Backends) {
   using Real = typename TestType::Real;
@@ -19,7 +21,9 @@ TEMPLATE_LIST_TEST_CASE("linear forward", "[linear]", Backends) {
     for (const double scale : {1.0, 40.0}) {
       const Tensors<Real> inputs{random_values<Real>(T * in, 1, scale), random_values<Real>(out * in, 2),
                                  random_values<Real>(out, 3)};
-      const auto linear = [&, T = T, in = in, out = out](const auto& x) { return oracle::linear(x[0], x[1], x[2], T, in, out); };
+      const auto linear = [&, T = T, in = in, out = out](const auto& x) {
+        return oracle::linear(x[0], x[1], x[2], T, in, out);
+      };
       const auto gelu = [&](const auto& x) { return oracle::gelu(linear(x)); };
       const Expected<Real> h = expect_values<Real>(linear, inputs), y = expect_values<Real>(gelu, inputs);
       for (const int threads : thread_counts<TestType>()) {
@@ -47,14 +51,16 @@ TEMPLATE_LIST_TEST_CASE("linear forward", "[linear]", Backends) {
 /// gelu'(h) holds the product of h/2 u' with 1 - tanh^2 u, a difference of numbers near 1: the largest |dy W| |h/2 u'|
 /// where that difference is not 0 in this precision.
 template <class Real>
-Exact<Real> largest_gelu_term(const std::vector<Real>& h, const std::vector<Real>& weight, const std::vector<Real>& dy, int T, int in, int out) {
+Exact<Real> largest_gelu_term(const std::vector<Real>& h, const std::vector<Real>& weight, const std::vector<Real>& dy,
+                              int T, int in, int out) {
   Exact<Real> largest = 0;
   for (int t = 0; t < T; ++t) {
     for (int i = 0; i < in; ++i) {
       const double x = static_cast<double>(h[t * in + i]), u = .7978845608 * (x + .044715 * x * x * x);
       if (1 - std::abs(std::tanh(u)) < std::numeric_limits<Real>::epsilon()) continue;
       Exact<Real> sum = 0;
-      for (int o = 0; o < out; ++o) sum += static_cast<Exact<Real>>(dy[t * out + o]) * static_cast<Exact<Real>>(weight[o * in + i]);
+      for (int o = 0; o < out; ++o)
+        sum += static_cast<Exact<Real>>(dy[t * out + o]) * static_cast<Exact<Real>>(weight[o * in + i]);
       largest = std::max(largest, std::abs(sum * (x / 2 * .7978845608 * (1 + 3 * .044715 * x * x))));
     }
   }
@@ -68,13 +74,16 @@ TEMPLATE_LIST_TEST_CASE("linear input gradient", "[linear]", Backends) {
     const Tensors<Real> inputs{random_values<Real>(T * in, 1, 4), random_values<Real>(out * in, 2),
                                std::vector<Real>(static_cast<std::size_t>(out))};
     const std::vector<Real> dy = random_values<Real>(T * out, 4), residual = random_values<Real>(T * in, 5);
-    const auto linear = [&, T = T, in = in, out = out](const auto& x) { return oracle::linear(x[0], x[1], x[2], T, in, out); };
+    const auto linear = [&, T = T, in = in, out = out](const auto& x) {
+      return oracle::linear(x[0], x[1], x[2], T, in, out);
+    };
     const auto after_gelu = [&, T = T, in = in, out = out](const auto& x) {
       return oracle::linear(oracle::gelu(x[0]), x[1], x[2], T, in, out);
     };
     const auto beside_residual = [&](const auto& x) { return joined(linear(x), x[0]); };
     const Expected<Real> dx = expect_gradient<Real>(linear, inputs, 0, dy);
-    const Expected<Real> dh = with_largest_term(expect_gradient<Real>(after_gelu, inputs, 0, dy), largest_gelu_term(inputs[0], inputs[1], dy, T, in, out));
+    const Expected<Real> dh = with_largest_term(expect_gradient<Real>(after_gelu, inputs, 0, dy),
+                                                largest_gelu_term(inputs[0], inputs[1], dy, T, in, out));
     const Expected<Real> sum = expect_gradient<Real>(beside_residual, inputs, 0, joined(dy, residual));
     for (const int threads : thread_counts<TestType>()) {
       INFO("T " << T << ", in " << in << ", out " << out << ", threads " << threads);
@@ -105,11 +114,14 @@ TEMPLATE_LIST_TEST_CASE("linear weight gradient", "[linear]", Backends) {
   using Real = typename TestType::Real;
   Comparison compare("linear", BackendName<TestType>::value);
   for (const auto [T, in, out] : sizes) {
-    const Tensors<Real> inputs{random_values<Real>(T * in, 1), random_values<Real>(out * in, 2), random_values<Real>(out, 3)};
+    const Tensors<Real> inputs{random_values<Real>(T * in, 1), random_values<Real>(out * in, 2),
+                               random_values<Real>(out, 3)};
     const std::vector<Real> dy = random_values<Real>(T * out, 4);
     const std::vector<Wide<Real>> weight_start = random_values<Wide<Real>>(out * in, 5),
                                   bias_start = random_values<Wide<Real>>(out, 6);
-    const auto linear = [&, T = T, in = in, out = out](const auto& x) { return oracle::linear(x[0], x[1], x[2], T, in, out); };
+    const auto linear = [&, T = T, in = in, out = out](const auto& x) {
+      return oracle::linear(x[0], x[1], x[2], T, in, out);
+    };
     const Expected<Real> dweight = expect_gradient<Real>(linear, inputs, 1, dy, weight_start);
     const Expected<Real> dbias = expect_gradient<Real>(linear, inputs, 2, dy, bias_start);
     for (const int threads : thread_counts<TestType>()) {
@@ -131,21 +143,29 @@ TEMPLATE_LIST_TEST_CASE("linear refuses wrong shapes", "[linear]", Backends) {
   using Op = LinearForward<Real>;
   Stage<TestType> stage(1);
   const auto matrix = [&](int rows, int columns) { return stage.template output<Real>(rows, columns); };
-  const Op op{.y = matrix(4, 3), .pre_activation = {}, .x = matrix(4, 2), .weight = matrix(3, 2), .bias = stage.template output<Real>(3)};
+  const Op op{.y = matrix(4, 3),
+              .pre_activation = {},
+              .x = matrix(4, 2),
+              .weight = matrix(3, 2),
+              .bias = stage.template output<Real>(3)};
   check_rejects(stage.device, op, "y of another width", [&](Op& o) { o.y = matrix(4, 2); });
   check_rejects(stage.device, op, "no y", [&](Op& o) { o.y = {}; });
   check_rejects(stage.device, op, "weight of another width", [&](Op& o) { o.weight = matrix(3, 4); });
   check_rejects(stage.device, op, "bias too long", [&](Op& o) { o.bias = stage.template output<Real>(4); });
   check_rejects(stage.device, op, "pre-activation without activation", [&](Op& o) { o.pre_activation = matrix(4, 3); });
   using InputGradient = LinearInputGradient<Real>;
-  const InputGradient input{.dx = matrix(4, 2), .dy = matrix(4, 3), .weight = matrix(3, 2), .pre_activation = {}, .residual = {}};
+  const InputGradient input{
+      .dx = matrix(4, 2), .dy = matrix(4, 3), .weight = matrix(3, 2), .pre_activation = {}, .residual = {}};
   check_rejects(stage.device, input, "dx of another width", [&](InputGradient& o) { o.dx = matrix(4, 3); });
   check_rejects(stage.device, input, "both activation and residual", [&](InputGradient& o) {
     o.pre_activation = matrix(4, 2);
     o.residual = matrix(4, 2);
   });
   using WeightGradient = LinearWeightGradient<Real>;
-  const WeightGradient weight{.dweight = Acc{matrix(3, 2)}, .dbias = Acc{stage.template output<Real>(3)}, .dy = matrix(4, 3), .x = matrix(4, 2)};
+  const WeightGradient weight{.dweight = Acc{matrix(3, 2)},
+                              .dbias = Acc{stage.template output<Real>(3)},
+                              .dy = matrix(4, 3),
+                              .x = matrix(4, 2)};
   check_rejects(stage.device, weight, "dweight transposed", [&](WeightGradient& o) { o.dweight = Acc{matrix(2, 3)}; });
   check_rejects(stage.device, weight, "fewer rows of dy", [&](WeightGradient& o) { o.dy = matrix(3, 3); });
 }

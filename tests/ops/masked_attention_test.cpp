@@ -33,15 +33,15 @@ const Case cases[] = {{{1}, 1, 1, 1, Keys::all, 0},
                       {{12, 9}, 13, 2, 16, Keys::half, .1, 12},
                       {{64}, 64, 1, 17, Keys::half, 0},
                       {{65, 40}, 65, 1, 6, Keys::all, .1},
-                      {{30, 30, 12, 30, 29, 7}, 30, 3, 8, Keys::half, .05}};
+                      {{30, 30, 12, 30, 29, 7, 0, 30, 30, 30, 1, 30}, 30, 3, 9, Keys::half, .05}};
 
 template <class Real>
 struct Setup {
   int B;
-  std::vector<std::vector<int>> visible;       // [B][L]
-  std::vector<std::uint32_t> visible_bits;     // [B, words]
+  std::vector<std::vector<int>> visible;    // [B][L]
+  std::vector<std::uint32_t> visible_bits;  // [B, words]
   oracle::DropoutCase dropout;
-  Tensors<Real> inputs;                        // qkv
+  Tensors<Real> inputs;  // qkv
 
   explicit Setup(const Case& c)
       : B(static_cast<int>(c.lengths.size())),
@@ -54,8 +54,8 @@ struct Setup {
     for (int b = 0; b < B; ++b) {
       visible.emplace_back(c.L, 0);
       for (int s = 0; s < c.lengths[b]; ++s) {
-        const bool is_visible = c.keys == Keys::all || (c.keys == Keys::none_in_first && b > 0) || (c.keys == Keys::one && s == 1) ||
-                                (c.keys == Keys::half && (s * s + b) % 5 < 2);
+        const bool is_visible = c.keys == Keys::all || (c.keys == Keys::none_in_first && b > 0) ||
+                                (c.keys == Keys::one && s == 1) || (c.keys == Keys::half && (s * s + b) % 5 < 2);
         if (!is_visible) continue;
         visible[b][s] = 1;
         visible_bits[b * visible_words(c.L) + s / 32] |= std::uint32_t{1} << (s % 32);
@@ -65,8 +65,8 @@ struct Setup {
 };
 
 std::string described(const Case& c, int threads) {
-  return text("B ", c.lengths.size(), ", L ", c.L, ", H ", c.H, ", D ", c.D, ", keys ", static_cast<int>(c.keys), ", drop ",
-              c.drop_probability, ", scale ", c.scale, ", threads ", threads);
+  return text("B ", c.lengths.size(), ", L ", c.L, ", H ", c.H, ", D ", c.D, ", keys ", static_cast<int>(c.keys),
+              ", drop ", c.drop_probability, ", scale ", c.scale, ", threads ", threads);
 }
 
 TEMPLATE_LIST_TEST_CASE("masked attention forward", "[masked_attention]", Backends) {
@@ -114,12 +114,13 @@ TEMPLATE_LIST_TEST_CASE("masked attention backward", "[masked_attention]", Backe
     for (const int threads : thread_counts<TestType>()) {
       INFO(described(c, threads));
       Stage<TestType> stage(threads);
-      const MaskedAttentionBackward<Real> op{.dqkv = stage.template output<Real>(B, L, 3, H, D),
-                                             .output_gradient = stage.input(poisoned(output_gradient, real), B, L, H, D),
-                                             .qkv = stage.input(poisoned(setup.inputs[0], real), B, L, 3, H, D),
-                                             .visible = stage.input(setup.visible_bits, B, visible_words(L)),
-                                             .lengths = stage.input(c.lengths, B),
-                                             .dropout = library_dropout(setup.dropout)};
+      const MaskedAttentionBackward<Real> op{
+          .dqkv = stage.template output<Real>(B, L, 3, H, D),
+          .output_gradient = stage.input(poisoned(output_gradient, real), B, L, H, D),
+          .qkv = stage.input(poisoned(setup.inputs[0], real), B, L, 3, H, D),
+          .visible = stage.input(setup.visible_bits, B, visible_words(L)),
+          .lengths = stage.input(c.lengths, B),
+          .dropout = library_dropout(setup.dropout)};
       stage.run_twice(op);
       const std::vector<Real> actual = stage.values(op.dqkv);
       compare("dqkv", actual, dqkv);
@@ -131,7 +132,8 @@ TEMPLATE_LIST_TEST_CASE("masked attention backward", "[masked_attention]", Backe
       for (std::size_t row = 0; row < real.size(); ++row) {
         for (std::size_t which = 0; which < 3; ++which) {
           const bool takes_part = which == 0 ? real[row] != 0 : setup.visible[row / L][row % L] != 0;
-          for (std::size_t d = 0; d < width && !takes_part; ++d) not_zero += actual[(row * 3 + which) * width + d] == 0 ? 0 : 1;
+          for (std::size_t d = 0; d < width && !takes_part; ++d)
+            not_zero += actual[(row * 3 + which) * width + d] == 0 ? 0 : 1;
         }
       }
       CHECK(not_zero == 0);
@@ -146,19 +148,28 @@ TEMPLATE_LIST_TEST_CASE("masked attention refuses wrong shapes", "[masked_attent
   const auto packed = [&](int L, int three) { return stage.template output<Real>(2, L, three, 2, 3); };
   const auto bits = [&](int B, int words) { return stage.template output<std::uint32_t>(B, words); };
   using Forward = MaskedAttentionForward<Real>;
-  const Forward forward{.o = rows(2, 33, 2, 3), .qkv = packed(33, 3), .visible = bits(2, 2), .lengths = stage.input(std::vector<int>{33, 33}, 2), .dropout = {}};
+  const Forward forward{.o = rows(2, 33, 2, 3),
+                        .qkv = packed(33, 3),
+                        .visible = bits(2, 2),
+                        .lengths = stage.input(std::vector<int>{33, 33}, 2),
+                        .dropout = {}};
   check_rejects(stage.device, forward, "only q and k", [&](Forward& o) { o.qkv = packed(33, 2); });
   check_rejects(stage.device, forward, "o without heads", [&](Forward& o) { o.o = rows(2, 33, 1, 3); });
   check_rejects(stage.device, forward, "one word of visible bits", [&](Forward& o) { o.visible = bits(2, 1); });
-  check_rejects(stage.device, forward, "one length", [&](Forward& o) { o.lengths = stage.input(std::vector<int>{33}, 1); });
+  check_rejects(stage.device, forward, "one length",
+                [&](Forward& o) { o.lengths = stage.input(std::vector<int>{33}, 1); });
   check_rejects(stage.device, forward, "L 513", [&](Forward& o) {
     o.o = rows(2, 513, 2, 3);
     o.qkv = packed(513, 3);
     o.visible = bits(2, 17);
   });
   using Backward = MaskedAttentionBackward<Real>;
-  const Backward backward{.dqkv = packed(33, 3), .output_gradient = rows(2, 33, 2, 3), .qkv = packed(33, 3), .visible = bits(2, 2),
-                          .lengths = stage.input(std::vector<int>{33, 33}, 2), .dropout = {}};
+  const Backward backward{.dqkv = packed(33, 3),
+                          .output_gradient = rows(2, 33, 2, 3),
+                          .qkv = packed(33, 3),
+                          .visible = bits(2, 2),
+                          .lengths = stage.input(std::vector<int>{33, 33}, 2),
+                          .dropout = {}};
   check_rejects(stage.device, backward, "dqkv of other rows", [&](Backward& o) { o.dqkv = packed(32, 3); });
   check_rejects(stage.device, backward, "no output gradient", [&](Backward& o) { o.output_gradient = {}; });
 }

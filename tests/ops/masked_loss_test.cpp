@@ -26,10 +26,18 @@ std::vector<int> some_rows(int T) {
   }
   return rows;
 }
-const Case cases[] = {{1, 1, HeadRows::all, {0}},          {1, 1, HeadRows::masked, {0}},        {7, 9, HeadRows::all, {}},
-                      {7, 9, HeadRows::masked, {}},        {8, 7, HeadRows::all, {2, 7}},        {9, 8, HeadRows::masked, {1, -1, 8}},
-                      {16, 18, HeadRows::all, some_rows(16)}, {17, 15, HeadRows::masked, some_rows(17)}, {65, 3, HeadRows::all, some_rows(65)},
-                      {33, 33, HeadRows::masked, some_rows(33)}, {400, 64, HeadRows::all, some_rows(400)}, {900, 65, HeadRows::masked, some_rows(900)}};
+const Case cases[] = {{1, 1, HeadRows::all, {0}},
+                      {1, 1, HeadRows::masked, {0}},
+                      {7, 9, HeadRows::all, {}},
+                      {7, 9, HeadRows::masked, {}},
+                      {8, 7, HeadRows::all, {2, 7}},
+                      {9, 8, HeadRows::masked, {1, -1, 8}},
+                      {16, 18, HeadRows::all, some_rows(16)},
+                      {17, 15, HeadRows::masked, some_rows(17)},
+                      {65, 3, HeadRows::all, some_rows(65)},
+                      {33, 33, HeadRows::masked, some_rows(33)},
+                      {400, 64, HeadRows::all, some_rows(400)},
+                      {900, 65, HeadRows::masked, some_rows(900)}};
 constexpr double delta = .75, scale = .125;
 
 template <class Real>
@@ -38,7 +46,7 @@ struct Setup {
   std::vector<int> selected;    // as the op takes it
   std::vector<int> target_row;  // [R]  row of target, or -1
   std::vector<int> counts, is_target;
-  Tensors<Real> inputs;         // prediction, target
+  Tensors<Real> inputs;  // prediction, target
   std::vector<Real> weights;
 
   explicit Setup(const Case& c) : is_target(c.T, 0), weights(random_values<Real>(c.N, 3, 1, 1.5)) {
@@ -76,16 +84,20 @@ TEMPLATE_LIST_TEST_CASE("masked loss", "[masked_loss]", Backends) {
     std::vector<Real> scaled_weights;
     for (const Real weight : setup.weights) scaled_weights.push_back(static_cast<Real>(scale) * weight);
     for (const Kind& kind : kinds) {
-      const auto loss = [&](const auto& x) { return oracle::masked_loss(x[0], x[1], setup.target_row, c.N, kind.oracle, delta); };
+      const auto loss = [&](const auto& x) {
+        return oracle::masked_loss(x[0], x[1], setup.target_row, c.N, kind.oracle, delta);
+      };
       const auto from_start = [&](const auto& x) {
         auto sums = loss(x);
         for (int n = 0; n < c.N; ++n) sums[n] += start[n];
         return sums;
       };
       const Expected<Real> sums = expect_values<Real>(from_start, setup.inputs);
-      const Expected<Real> dprediction = expect_gradient<Real>(loss, setup.inputs, 0, scaled_weights, {}, c.T > 100 ? 20 : 300);
+      const Expected<Real> dprediction =
+          expect_gradient<Real>(loss, setup.inputs, 0, scaled_weights, {}, c.T > 100 ? 20 : 300);
       for (const int threads : thread_counts<TestType>()) {
-        INFO("T " << c.T << ", N " << c.N << ", rows " << (c.rows == HeadRows::all ? "all" : "masked") << ", loss " << kind.name << ", threads " << threads);
+        INFO("T " << c.T << ", N " << c.N << ", rows " << (c.rows == HeadRows::all ? "all" : "masked") << ", loss "
+                  << kind.name << ", threads " << threads);
         Stage<TestType> stage(threads);
         MaskedLoss<Real> op{.dprediction = stage.template output<Real>(setup.R, c.N),
                             .sums = stage.sum(start, c.N),
@@ -118,13 +130,19 @@ TEMPLATE_LIST_TEST_CASE("masked loss refuses wrong shapes", "[masked_loss]", Bac
   const auto matrix = [&](int rows, int columns) { return stage.template output<Real>(rows, columns); };
   const auto wide = [&](int size) { return stage.template output<Wide<Real>>(size); };
   using Op = MaskedLoss<Real>;
-  const Op op{.dprediction = matrix(4, 3), .sums = Acc{wide(3)}, .prediction = matrix(4, 3), .target = stage.template output<Wide<Real>>(4, 3),
-              .selected = stage.input(std::vector<int>(4, -1), 4), .weights = wide(3)};
+  const Op op{.dprediction = matrix(4, 3),
+              .sums = Acc{wide(3)},
+              .prediction = matrix(4, 3),
+              .target = stage.template output<Wide<Real>>(4, 3),
+              .selected = stage.input(std::vector<int>(4, -1), 4),
+              .weights = wide(3)};
   check_rejects(stage.device, op, "dprediction of another width", [&](Op& o) { o.dprediction = matrix(4, 2); });
   check_rejects(stage.device, op, "no sums", [&](Op& o) { o.sums = {}; });
   check_rejects(stage.device, op, "too few weights", [&](Op& o) { o.weights = wide(2); });
-  check_rejects(stage.device, op, "selected too short", [&](Op& o) { o.selected = stage.input(std::vector<int>(3, -1), 3); });
-  check_rejects(stage.device, op, "all rows, fewer targets", [&](Op& o) { o.target = stage.template output<Wide<Real>>(3, 3); });
+  check_rejects(stage.device, op, "selected too short",
+                [&](Op& o) { o.selected = stage.input(std::vector<int>(3, -1), 3); });
+  check_rejects(stage.device, op, "all rows, fewer targets",
+                [&](Op& o) { o.target = stage.template output<Wide<Real>>(3, 3); });
   check_rejects(stage.device, op, "delta 0", [&](Op& o) { o.delta = 0; });
 }
 

@@ -9,26 +9,30 @@ struct Case {
   std::vector<int> lengths, counts;
   int L, N;
 };
-const Case cases[] = {{{1}, {1}, 1, 1},
-                      {{1, 0}, {0, 0}, 2, 4},
-                      {{5, 7, 0, 3}, {1, 7, 0, 0}, 7, 5},
-                      {{8, 4}, {3, 4}, 9, 9},
-                      {{16, 15, 17}, {5, 2, 17}, 17, 18},
-                      {{31, 32}, {10, 16}, 32, 4},
-                      {{33, 1, 32}, {12, 1, 6}, 33, 1},
-                      {{64, 63, 65}, {20, 10, 40}, 65, 9},
-                      {{30, 30, 12, 30, 30, 30, 7, 30, 30, 30, 30, 30, 30, 30, 30, 30}, {4, 5, 2, 4, 5, 4, 1, 5, 4, 5, 4, 5, 4, 5, 4, 30}, 30, 18},
-                      {{512}, {77}, 512, 5}};
+const Case cases[] = {
+    {{1}, {1}, 1, 1},
+    {{1, 0}, {0, 0}, 2, 4},
+    {{5, 7, 0, 3}, {1, 7, 0, 0}, 7, 5},
+    {{8, 4}, {3, 4}, 9, 9},
+    {{16, 15, 17}, {5, 2, 17}, 17, 18},
+    {{31, 32}, {10, 16}, 32, 4},
+    {{33, 1, 32}, {12, 1, 6}, 33, 1},
+    {{64, 63, 65}, {20, 10, 40}, 65, 9},
+    {{30, 30, 12, 30, 30, 30, 7, 30, 30, 30, 30, 30, 30, 30, 30, 30},
+     {4, 5, 2, 4, 5, 4, 1, 5, 4, 5, 4, 5, 4, 5, 4, 30},
+     30,
+     18},
+    {{512, 400, 0, 511, 512, 512}, {77, 60, 0, 100, 512, 1}, 512, 5}};  // enough work for several threads
 
 TEMPLATE_LIST_TEST_CASE("row masks", "[row_masks]", Backends) {
   using Real = typename TestType::Real;
   const struct {
     Hide library;
     oracle::Hidden oracle;
-  } hides[] = {{Hide::chosen, oracle::Hidden::chosen}, {Hide::replaced, oracle::Hidden::replaced}, {Hide::none, oracle::Hidden::none}};
-  const struct {
-    double replace, noise;
-  } shares[] = {{.8, .1}, {0, 0}, {1, 0}, {0, 1}, {.3, .4}};
+  } hides[] = {{Hide::chosen, oracle::Hidden::chosen},
+               {Hide::replaced, oracle::Hidden::replaced},
+               {Hide::none, oracle::Hidden::none}};
+  const struct { double replace, noise; } shares[] = {{.8, .1}, {0, 0}, {1, 0}, {0, 1}, {.3, .4}};
   for (const Case& c : cases) {
     const int B = static_cast<int>(c.lengths.size()), L = c.L, N = c.N;
     const std::vector<Real> clean = random_values<Real>(B * L * N, 1);
@@ -39,15 +43,22 @@ TEMPLATE_LIST_TEST_CASE("row masks", "[row_masks]", Backends) {
     for (int b = 0; b < B; ++b) numbers.push_back(static_cast<std::uint32_t>(1000 + 37 * b));
     for (const auto& hide : hides) {
       for (const auto& share : shares) {
-        const oracle::RowMasksCase how{.seed = 0xfedcba9876543210ull, .step = 17, .replace_share = share.replace, .noise_share = share.noise,
-                                       .value = -1.25f, .noise_low = .3f, .noise_high = 1.9f, .hidden = hide.oracle};
+        const oracle::RowMasksCase how{.seed = 0xfedcba9876543210ull,
+                                       .step = 17,
+                                       .replace_share = share.replace,
+                                       .noise_share = share.noise,
+                                       .value = -1.25f,
+                                       .noise_low = .3f,
+                                       .noise_high = 1.9f,
+                                       .hidden = hide.oracle};
         const oracle::MaskedRows<Real> wanted = oracle::row_masks(clean, c.lengths, c.counts, numbers, L, N, how);
         for (const int threads : thread_counts<TestType>()) {
-          INFO("B " << B << ", L " << L << ", N " << N << ", hide " << static_cast<int>(hide.library) << ", replace " << share.replace
-                    << ", noise " << share.noise << ", threads " << threads);
+          INFO("B " << B << ", L " << L << ", N " << N << ", hide " << static_cast<int>(hide.library) << ", replace "
+                    << share.replace << ", noise " << share.noise << ", threads " << threads);
           Stage<TestType> stage(threads);
           const auto stream = [&](std::uint32_t purpose) {
-            return RandomStream{.seed = how.seed, .purpose = static_cast<Purpose>(purpose), .layer = 0, .step = how.step};
+            return RandomStream{
+                .seed = how.seed, .purpose = static_cast<Purpose>(purpose), .layer = 0, .step = how.step};
           };
           const RowMasks<Real> op{.x = stage.template output<Real>(B, L, N),
                                   .rows = stage.template output<int>(M),
@@ -119,12 +130,24 @@ TEMPLATE_LIST_TEST_CASE("row masks refuse wrong shapes", "[row_masks]", Backends
   const auto batch = [&](int L) { return stage.template output<Real>(2, L, 3); };
   const auto whole = [&](int size) { return stage.template output<int>(size); };
   using Op = RowMasks<Real>;
-  const Op op{.x = batch(5), .rows = whole(2), .slots = whole(10), .actions = stage.template output<RowAction>(2), .visible = stage.template output<std::uint32_t>(2, 1),
-              .clean = batch(5), .lengths = stage.input(std::vector<int>{5, 5}, 2), .offsets = stage.input(std::vector<int>{0, 1, 2}, 3),
-              .sequences = stage.input(std::vector<std::uint32_t>{0, 1}, 2), .chosen_stream = {}, .action_stream = {}, .noise_stream = {},
-              .replace_below = 1, .noise_below = 2};
+  const Op op{.x = batch(5),
+              .rows = whole(2),
+              .slots = whole(10),
+              .actions = stage.template output<RowAction>(2),
+              .visible = stage.template output<std::uint32_t>(2, 1),
+              .clean = batch(5),
+              .lengths = stage.input(std::vector<int>{5, 5}, 2),
+              .offsets = stage.input(std::vector<int>{0, 1, 2}, 3),
+              .sequences = stage.input(std::vector<std::uint32_t>{0, 1}, 2),
+              .chosen_stream = {},
+              .action_stream = {},
+              .noise_stream = {},
+              .replace_below = 1,
+              .noise_below = 2};
   check_rejects(stage.device, op, "x of other rows", [&](Op& o) { o.x = batch(4); });
-  check_rejects(stage.device, op, "offsets without the last", [&](Op& o) { o.offsets = stage.input(std::vector<int>{0, 1}, 2); });
+  check_rejects(stage.device, op, "offsets without the last", [&](Op& o) {
+    o.offsets = stage.input(std::vector<int>{0, 1}, 2);
+  });
   check_rejects(stage.device, op, "as many slots as chosen rows", [&](Op& o) { o.slots = whole(2); });
   check_rejects(stage.device, op, "too few actions", [&](Op& o) { o.actions = stage.template output<RowAction>(1); });
   check_rejects(stage.device, op, "thresholds the wrong way round", [&](Op& o) { o.replace_below = 3; });

@@ -64,8 +64,11 @@ TEMPLATE_LIST_TEST_CASE("score loss refuses wrong shapes", "[score_loss]", Backe
   using Real = typename TestType::Real;
   Stage<TestType> stage(1);
   using Op = ScoreLoss<Real>;
-  const Op op{.dprediction = {}, .sum = stage.sum(std::vector<Wide<Real>>(1), 1), .prediction = stage.template output<Real>(3, 1),
-              .target = stage.template output<Wide<Real>>(3), .lengths = stage.input(std::vector<int>{1, 2, 3}, 3)};
+  const Op op{.dprediction = {},
+              .sum = stage.sum(std::vector<Wide<Real>>(1), 1),
+              .prediction = stage.template output<Real>(3, 1),
+              .target = stage.template output<Wide<Real>>(3),
+              .lengths = stage.input(std::vector<int>{1, 2, 3}, 3)};
   check_rejects(stage.device, op, "two columns", [&](Op& o) { o.prediction = stage.template output<Real>(3, 2); });
   check_rejects(stage.device, op, "too few targets", [&](Op& o) { o.target = stage.template output<Wide<Real>>(2); });
   check_rejects(stage.device, op, "no sum", [&](Op& o) { o.sum = {}; });

@@ -16,8 +16,12 @@ inline std::vector<Segment> segments_of(const std::vector<int>& sizes) {
   std::vector<Segment> segments;
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < sizes.size(); ++i) {
-    segments.push_back({.begin = begin, .end = begin + sizes[i], .first_trainable = first_trainable[i % 5],
-                        .skips_before = skips_before[i % 5], .group = static_cast<int>(i), .decays = i % 2 == 0});
+    segments.push_back({.begin = begin,
+                        .end = begin + sizes[i],
+                        .first_trainable = first_trainable[i % 5],
+                        .skips_before = skips_before[i % 5],
+                        .group = static_cast<int>(i),
+                        .decays = i % 2 == 0});
     begin = (segments.back().end + 15) / 16 * 16;
   }
   return segments;
@@ -32,7 +36,8 @@ template <class Takes>
 std::vector<int> elements_of(const std::vector<Segment>& segments, const Takes& takes) {
   std::vector<int> result(static_cast<std::size_t>(block_size(segments)), 0);
   for (const Segment& segment : segments) {
-    for (std::int64_t p = segment.begin; p < segment.end && takes(segment); ++p) result[static_cast<std::size_t>(p)] = 1;
+    for (std::int64_t p = segment.begin; p < segment.end && takes(segment); ++p)
+      result[static_cast<std::size_t>(p)] = 1;
   }
   return result;
 }

@@ -7,7 +7,8 @@ namespace blinkbert::test {
 namespace {
 
 // The second segment of five is frozen for good, the fourth trains from step 4.
-const std::vector<int> sizes[] = {{1}, {7, 8}, {9, 15, 16}, {17, 31, 32, 33, 64}, {65, 1, 1, 13, 127, 5}, {40000, 300, 50001, 33000, 7}};
+const std::vector<int> sizes[] = {
+    {1}, {7, 8}, {9, 15, 16}, {17, 31, 32, 33, 64}, {65, 1, 1, 13, 127, 5}, {40000, 300, 50001, 33000, 7}};
 
 TEMPLATE_LIST_TEST_CASE("sum of squares", "[sum_of_squares]", Backends) {
   using Real = typename TestType::Real;
@@ -18,9 +19,11 @@ TEMPLATE_LIST_TEST_CASE("sum of squares", "[sum_of_squares]", Backends) {
     const int P = block_size(segments);
     for (const std::int64_t step : {0, 3, 4, 9}) {
       const std::vector<Number> gradients = random_values<Number>(P, 1);
-      const std::vector<int> trains = elements_of(segments, [&](const Segment& segment) { return segment.trains_at(step); });
-      const Expected<Real> sum = expect_values<Real>(
-          [&](const auto& x) { return std::vector{oracle::sum_of_squares(x[0], segments, step)}; }, Tensors<Real>{gradients});
+      const std::vector<int> trains =
+          elements_of(segments, [&](const Segment& segment) { return segment.trains_at(step); });
+      const Expected<Real> sum =
+          expect_values<Real>([&](const auto& x) { return std::vector{oracle::sum_of_squares(x[0], segments, step)}; },
+                              Tensors<Real>{gradients});
       for (const int threads : thread_counts<TestType>()) {
         INFO("P " << P << ", step " << step << ", threads " << threads);
         Stage<TestType> stage(threads);
@@ -46,7 +49,10 @@ TEMPLATE_LIST_TEST_CASE("sum of squares of what is not finite is not finite", "[
       std::vector<Number> gradients = random_values<Number>(P, 1);
       gradients[static_cast<std::size_t>(place)] = bad;
       Stage<TestType> stage(1);
-      const SumOfSquares<Real> op{.sum = stage.template output<double>(1), .gradients = stage.input(gradients, P), .segments = stage.input(segments, 3), .step = 0};
+      const SumOfSquares<Real> op{.sum = stage.template output<double>(1),
+                                  .gradients = stage.input(gradients, P),
+                                  .segments = stage.input(segments, 3),
+                                  .step = 0};
       stage.run_twice(op);
       CHECK_FALSE(std::isfinite(stage.values(op.sum)[0]));
     }
@@ -58,7 +64,10 @@ TEMPLATE_LIST_TEST_CASE("sum of squares refuses wrong shapes", "[sum_of_squares]
   Stage<TestType> stage(1);
   const std::vector<Segment> segments = segments_of({9});
   using Op = SumOfSquares<Real>;
-  const Op op{.sum = stage.template output<double>(1), .gradients = stage.template output<Wide<Real>>(16), .segments = stage.input(segments, 1), .step = 0};
+  const Op op{.sum = stage.template output<double>(1),
+              .gradients = stage.template output<Wide<Real>>(16),
+              .segments = stage.input(segments, 1),
+              .step = 0};
   check_rejects(stage.device, op, "no sum", [&](Op& o) { o.sum = {}; });
   check_rejects(stage.device, op, "two sums", [&](Op& o) { o.sum = stage.template output<double>(2); });
   check_rejects(stage.device, op, "no segments", [&](Op& o) { o.segments = {}; });

@@ -29,8 +29,10 @@ struct AdamWParameter {
     first_moment = beta1 * first_moment + (1 - beta1) * clipped;
     second_moment = beta2 * second_moment + (1 - beta2) * clipped * clipped;
     // The powers are scalars of a step: long double, so that the tolerance does not grow by 1 - beta^n in low precision.
-    const Number unbiased_first = first_moment / static_cast<Number>(1 - std::pow(static_cast<long double>(rates.beta1), steps));
-    const Number unbiased_second = second_moment / static_cast<Number>(1 - std::pow(static_cast<long double>(rates.beta2), steps));
+    const Number unbiased_first =
+        first_moment / static_cast<Number>(1 - std::pow(static_cast<long double>(rates.beta1), steps));
+    const Number unbiased_second =
+        second_moment / static_cast<Number>(1 - std::pow(static_cast<long double>(rates.beta2), steps));
     value -= rate * unbiased_first / (std::sqrt(unbiased_second) + Number(rates.epsilon));
   }
 };

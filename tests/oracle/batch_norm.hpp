@@ -26,8 +26,8 @@ BatchNormalised<Number> batch_norm(const std::vector<Number>& x, const std::vect
   const int R = static_cast<int>(is_real.size());
   int n = 0;
   for (const int real : is_real) n += real != 0 ? 1 : 0;
-  BatchNormalised<Number> result{std::vector<Number>(R * F, Number(0)), running_mean, std::vector<Number>(F), running_mean,
-                                 running_variance};
+  BatchNormalised<Number> result{std::vector<Number>(R * F, Number(0)), running_mean, std::vector<Number>(F),
+                                 running_mean, running_variance};
   for (int f = 0; f < F; ++f) {
     Number mean = running_mean[f], variance = running_variance[f];
     if (statistics == Statistics::batch && n >= 2) {

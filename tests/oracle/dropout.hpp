@@ -64,7 +64,8 @@ struct DropoutCase {
     const int lane = 4 * (i_in_tile % 8) + (j_in_tile % 8) / 2;
     const int lower = i_in_tile >= 8 ? 1 : 0, right = j_in_tile >= 8 ? 1 : 0, odd = j_in_tile % 2;
     const std::uint32_t sequence =
-        (first_sequence + static_cast<std::uint32_t>(b)) * static_cast<std::uint32_t>(heads) + static_cast<std::uint32_t>(h);
+        (first_sequence + static_cast<std::uint32_t>(b)) * static_cast<std::uint32_t>(heads) +
+        static_cast<std::uint32_t>(h);
     const Words words = philox(seed, static_cast<std::uint32_t>(32 * tile + lane), sequence, step, purpose, layer);
     return factor(halves(words)[static_cast<std::size_t>(4 * lower + 2 * right + odd)]);
   }

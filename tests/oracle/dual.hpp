@@ -17,8 +17,7 @@ struct Dual {
   Dual(Number value_, Number derivative_) : value(value_), derivative(derivative_) {}
   /// A constant.
   template <class Plain>
-    requires(std::is_arithmetic_v<Plain>)
-  Dual(Plain constant) : value(static_cast<Number>(constant)) {}
+  requires(std::is_arithmetic_v<Plain>) Dual(Plain constant) : value(static_cast<Number>(constant)) {}
 
   friend Dual operator+(const Dual& a, const Dual& b) { return {a.value + b.value, a.derivative + b.derivative}; }
   friend Dual operator-(const Dual& a, const Dual& b) { return {a.value - b.value, a.derivative - b.derivative}; }

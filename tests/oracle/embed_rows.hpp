@@ -10,8 +10,8 @@ namespace blinkbert::oracle {
 template <class Number>
 std::vector<Number> embed_rows(const std::vector<Number>& x, const std::vector<Number>& prefix,
                                const std::vector<Number>& weight, const std::vector<Number>& bias,
-                               const std::vector<Number>& position, const std::vector<int>& lengths, int L, int N, int K,
-                               int E) {
+                               const std::vector<Number>& position, const std::vector<int>& lengths, int L, int N,
+                               int K, int E) {
   const int B = static_cast<int>(lengths.size());
   std::vector<Number> y(B * L * E, Number(0));
   for (int b = 0; b < B; ++b) {

@@ -43,7 +43,8 @@ std::vector<Number> joined(std::vector<Number> a, const std::vector<Number>& b) 
 inline std::vector<std::size_t> some_elements(std::size_t count, std::size_t most) {
   std::vector<std::size_t> elements;
   const std::size_t stride = count <= most ? 1 : count / most + 1;
-  for (std::size_t element = 0; element < count; element += 1 + (stride == 1 ? 0 : elements.size() % (2 * stride - 1))) {
+  for (std::size_t element = 0; element < count;
+       element += 1 + (stride == 1 ? 0 : elements.size() % (2 * stride - 1))) {
     elements.push_back(element);
   }
   if (!elements.empty() && elements.back() != count - 1) elements.push_back(count - 1);

@@ -9,8 +9,8 @@ namespace blinkbert::oracle {
 
 template <class Number>
 struct Normalised {
-  std::vector<Number> y;              // [T, E]
-  std::vector<Number> mean, rstd;     // [T]
+  std::vector<Number> y;           // [T, E]
+  std::vector<Number> mean, rstd;  // [T]
 };
 
 /// x [T, E], gamma and beta [E].

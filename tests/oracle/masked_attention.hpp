@@ -19,7 +19,9 @@ std::vector<Number> masked_attention(const std::vector<Number>& qkv, const std::
   using std::exp;
   using std::sqrt;
   const int B = static_cast<int>(lengths.size());
-  const auto at = [&](int b, int l, int which, int h, int d) { return qkv[(((b * L + l) * 3 + which) * H + h) * D + d]; };
+  const auto at = [&](int b, int l, int which, int h, int d) {
+    return qkv[(((b * L + l) * 3 + which) * H + h) * D + d];
+  };
   std::vector<Number> o(B * L * H * D, Number(0));
   for (int b = 0; b < B; ++b) {
     for (int h = 0; h < H; ++h) {
@@ -55,9 +57,11 @@ std::vector<Number> masked_attention(const std::vector<Number>& qkv, const std::
 /// number with less rounding (where one key takes nearly all the weight they never subtract delta from dP), so the
 /// rounding that has to be allowed for is that of this function; that its values are right, the duals say.
 template <class Number>
-std::vector<Number> masked_attention_gradient(const std::vector<Number>& qkv, const std::vector<Number>& output_gradient,
-                                              const std::vector<std::vector<int>>& visible, const std::vector<int>& lengths,
-                                              int L, int H, int D, const DropoutCase& dropout) {
+std::vector<Number> masked_attention_gradient(const std::vector<Number>& qkv,
+                                              const std::vector<Number>& output_gradient,
+                                              const std::vector<std::vector<int>>& visible,
+                                              const std::vector<int>& lengths, int L, int H, int D,
+                                              const DropoutCase& dropout) {
   using std::exp;
   using std::sqrt;
   const int B = static_cast<int>(lengths.size());

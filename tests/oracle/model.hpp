@@ -1,7 +1,8 @@
 #pragma once
 
-// The whole model in plain loops, put together from the ops' oracles by the contract's section on the model, with parameters
-// found by their checkpoint names. It shares no code with the library's layers: only the names of the choices.
+// The whole model in plain loops, put together from the ops' oracles by the contract's section on the model, with
+// parameters found by their checkpoint names. It shares no code with the library's layers: only the names of the
+// choices.
 
 #include <cmath>
 #include <cstddef>
@@ -78,10 +79,14 @@ class Model {
     }
     const std::string name = "backbone.upscaling";
     switch (model_.upscaling) {
-      case Upscaling::none: return embed_rows({}, clean, {}, {}, positions(), pass_.lengths, pass_.L, 0, E, E);
-      case Upscaling::linear: return upscaled(clean, {}, 0);
-      case Upscaling::attention_linear: return upscaled(block(clean, name + ".block", N_, 255), {}, 0);
-      case Upscaling::attention_concatenation: return upscaled(clean, block(clean, name + ".block", N_, 255), N_);
+      case Upscaling::none:
+        return embed_rows({}, clean, {}, {}, positions(), pass_.lengths, pass_.L, 0, E, E);
+      case Upscaling::linear:
+        return upscaled(clean, {}, 0);
+      case Upscaling::attention_linear:
+        return upscaled(block(clean, name + ".block", N_, 255), {}, 0);
+      case Upscaling::attention_concatenation:
+        return upscaled(clean, block(clean, name + ".block", N_, 255), N_);
     }
     return {};
   }

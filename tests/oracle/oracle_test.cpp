@@ -39,7 +39,8 @@ std::vector<Exact> numbers(int count, std::uint32_t key, Exact scale = 1) {
 /// Compares the gradient on duals with central differences of step h and h/2, which are off by a h^2 + rounding / h and a
 /// quarter of that: their difference bounds the error of the better one, twice over.
 template <class Function>
-void check_by_differences(const std::string& what, const Function& function, const Tensors<Exact>& inputs, std::size_t count_of_inputs) {
+void check_by_differences(const std::string& what, const Function& function, const Tensors<Exact>& inputs,
+                          std::size_t count_of_inputs) {
   const std::vector<Exact> weights = numbers(static_cast<int>(function(inputs).size()), 1234);
   const auto value = [&](const Tensors<Exact>& at) {
     const std::vector<Exact> outputs = function(at);
@@ -60,7 +61,8 @@ void check_by_differences(const std::string& what, const Function& function, con
       };
       const Exact coarse = difference(1e-5L), fine = difference(5e-6L);
       const Exact rounding = 1e-18L * (1 + std::abs(value(inputs))) / 5e-6L;
-      INFO(what << ", input " << input << ", element " << elements[i] << ": dual " << derivatives[i] << ", difference " << fine);
+      INFO(what << ", input " << input << ", element " << elements[i] << ": dual " << derivatives[i] << ", difference "
+                << fine);
       CHECK(std::abs(derivatives[i] - fine) <= std::abs(coarse - fine) + 100 * rounding);
     }
   }
@@ -91,7 +93,8 @@ TEST_CASE("some elements include the first and the last, none twice", "[oracle]"
 TEST_CASE("random words are those of the published test vectors", "[oracle]") {
   // Random123, kat_vectors: philox 4x32 10.
   CHECK(philox(0, 0, 0, 0, 0, 0) == Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
-  CHECK(philox(0x299f31d0a4093822ull, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x037073, 0x44) == Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
+  CHECK(philox(0x299f31d0a4093822ull, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x037073, 0x44) ==
+        Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
 }
 
 TEST_CASE("dropout keeps the share it says", "[oracle]") {
@@ -116,33 +119,59 @@ TEST_CASE("dropout keeps the share it says", "[oracle]") {
 TEST_CASE("forward functions on duals agree with finite differences", "[oracle]") {
   const DropoutCase dropout{.drop_probability = .2};
   const std::vector<int> lengths{4, 0, 2};
-  check_by_differences("linear", [](const auto& x) { return linear(x[0], x[1], x[2], 3, 4, 5); },
-                       {numbers(12, 1), numbers(20, 2), numbers(5, 3)}, 3);
-  check_by_differences("gelu", [](const auto& x) { return gelu(x[0]); }, {numbers(30, 1, 4)}, 1);
-  check_by_differences("layer_norm", [](const auto& x) {
-    const auto result = layer_norm(x[0], x[1], x[2], 3, 5, 1e-5f);
-    return joined(result.y, joined(result.mean, result.rstd));
-  }, {numbers(15, 1), numbers(5, 2), numbers(5, 3)}, 3);
-  check_by_differences("residual", [&](const auto& x) { return residual(x[0], x[1], 2, 3, 5, dropout); },
-                       {numbers(30, 1), numbers(30, 2)}, 2);
+  check_by_differences(
+      "linear", [](const auto& x) { return linear(x[0], x[1], x[2], 3, 4, 5); },
+      {numbers(12, 1), numbers(20, 2), numbers(5, 3)}, 3);
+  check_by_differences(
+      "gelu", [](const auto& x) { return gelu(x[0]); }, {numbers(30, 1, 4)}, 1);
+  check_by_differences(
+      "layer_norm",
+      [](const auto& x) {
+        const auto result = layer_norm(x[0], x[1], x[2], 3, 5, 1e-5f);
+        return joined(result.y, joined(result.mean, result.rstd));
+      },
+      {numbers(15, 1), numbers(5, 2), numbers(5, 3)}, 3);
+  check_by_differences(
+      "residual", [&](const auto& x) { return residual(x[0], x[1], 2, 3, 5, dropout); },
+      {numbers(30, 1), numbers(30, 2)}, 2);
   const std::vector<std::vector<int>> visible{{1, 0, 1, 1}, {0, 0, 0, 0}, {0, 1, 0, 0}};
-  check_by_differences("masked_attention", [&](const auto& x) { return masked_attention(x[0], visible, lengths, 4, 2, 3, dropout); },
-                       {numbers(3 * 4 * 18, 1)}, 1);
-  check_by_differences("embed_rows", [&](const auto& x) { return embed_rows(x[0], x[1], x[2], x[3], x[4], lengths, 4, 3, 2, 5); },
-                       {numbers(36, 1), numbers(24, 2), numbers(9, 3), numbers(3, 4), numbers(30, 5)}, 5);
-  check_by_differences("gather_rows", [](const auto& x) { return gather_rows(x[0], {2, -1, 0}, 4); }, {numbers(12, 1)}, 1);
-  check_by_differences("activation", [&](const auto& x) { return activation(x[0], {0, 1, 2, 3}, 2, 5, dropout); }, {numbers(20, 1)}, 1);
+  check_by_differences(
+      "masked_attention", [&](const auto& x) { return masked_attention(x[0], visible, lengths, 4, 2, 3, dropout); },
+      {numbers(3 * 4 * 18, 1)}, 1);
+  check_by_differences(
+      "embed_rows", [&](const auto& x) { return embed_rows(x[0], x[1], x[2], x[3], x[4], lengths, 4, 3, 2, 5); },
+      {numbers(36, 1), numbers(24, 2), numbers(9, 3), numbers(3, 4), numbers(30, 5)}, 5);
+  check_by_differences(
+      "gather_rows",
+      [](const auto& x) {
+        return gather_rows(x[0], {2, -1, 0}, 4);
+      },
+      {numbers(12, 1)}, 1);
+  check_by_differences(
+      "activation",
+      [&](const auto& x) {
+        return activation(x[0], {0, 1, 2, 3}, 2, 5, dropout);
+      },
+      {numbers(20, 1)}, 1);
   for (const Statistics statistics : {Statistics::batch, Statistics::running}) {
-    check_by_differences("batch_norm", [&](const auto& x) {
-      const auto result = batch_norm(x[0], x[1], x[2], x[3], x[4], {1, 0, 1, 1}, 3, statistics, 1e-5f, .1f);
-      return joined(result.y, joined(result.running_mean, result.running_variance));
-    }, {numbers(12, 1), numbers(3, 2), numbers(3, 3), numbers(3, 4), {.5L, 1, 2}}, 5);
+    check_by_differences(
+        "batch_norm",
+        [&](const auto& x) {
+          const auto result = batch_norm(x[0], x[1], x[2], x[3], x[4], {1, 0, 1, 1}, 3, statistics, 1e-5f, .1f);
+          return joined(result.y, joined(result.running_mean, result.running_variance));
+        },
+        {numbers(12, 1), numbers(3, 2), numbers(3, 3), numbers(3, 4), {.5L, 1, 2}}, 5);
   }
   for (const Loss kind : {Loss::squared, Loss::absolute, Loss::huber}) {
-    check_by_differences("masked_loss", [&](const auto& x) { return masked_loss(x[0], x[1], {2, -1, 0}, 3, kind, .4); },
-                         {numbers(9, 1), numbers(9, 2)}, 2);
-    check_by_differences("score_loss", [&](const auto& x) { return score_loss(x[0], x[1], lengths, kind, .4); },
-                         {numbers(3, 1), numbers(3, 2)}, 2);
+    check_by_differences(
+        "masked_loss",
+        [&](const auto& x) {
+          return masked_loss(x[0], x[1], {2, -1, 0}, 3, kind, .4);
+        },
+        {numbers(9, 1), numbers(9, 2)}, 2);
+    check_by_differences(
+        "score_loss", [&](const auto& x) { return score_loss(x[0], x[1], lengths, kind, .4); },
+        {numbers(3, 1), numbers(3, 2)}, 2);
   }
 }
 
@@ -153,8 +182,9 @@ TEST_CASE("the attention gradient's formula agrees with duals", "[oracle]") {
   const Tensors<Exact> inputs{numbers(3 * 4 * 18, 1)};
   const std::vector<Exact> weights = numbers(3 * 4 * 6, 2);
   const std::vector<Exact> formula = masked_attention_gradient(inputs[0], weights, visible, lengths, 4, 2, 3, dropout);
-  const std::vector<Exact> duals = gradient([&](const auto& x) { return masked_attention(x[0], visible, lengths, 4, 2, 3, dropout); },
-                                            inputs, 0, weights, some_elements(formula.size(), formula.size()));
+  const std::vector<Exact> duals =
+      gradient([&](const auto& x) { return masked_attention(x[0], visible, lengths, 4, 2, 3, dropout); }, inputs, 0,
+               weights, some_elements(formula.size(), formula.size()));
   for (std::size_t i = 0; i < formula.size(); ++i) CHECK(std::abs(formula[i] - duals[i]) < 1e-17L);
 }
 

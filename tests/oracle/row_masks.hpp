@@ -30,18 +30,22 @@ struct RowMasksCase {
 
 template <class Real>
 struct MaskedRows {
-  std::vector<Real> x;                    // [B, L, N]
-  std::vector<int> rows, slots;           // [M], [B L]
-  std::vector<int> actions;               // [M]  0 replace, 1 noise, 2 keep
-  std::vector<std::uint32_t> visible;     // [B, ceil(L / 32)]
+  std::vector<Real> x;                 // [B, L, N]
+  std::vector<int> rows, slots;        // [M], [B L]
+  std::vector<int> actions;            // [M]  0 replace, 1 noise, 2 keep
+  std::vector<std::uint32_t> visible;  // [B, ceil(L / 32)]
 };
 
 /// clean [B, L, N]; counts[b] rows of sequence b are chosen, numbers[b] is its number in the counters.
 template <class Real>
-MaskedRows<Real> row_masks(const std::vector<Real>& clean, const std::vector<int>& lengths, const std::vector<int>& counts,
-                           const std::vector<std::uint32_t>& numbers, int L, int N, const RowMasksCase& how) {
+MaskedRows<Real> row_masks(const std::vector<Real>& clean, const std::vector<int>& lengths,
+                           const std::vector<int>& counts, const std::vector<std::uint32_t>& numbers, int L, int N,
+                           const RowMasksCase& how) {
   const int B = static_cast<int>(lengths.size()), words_per_sequence = (L + 31) / 32;
-  MaskedRows<Real> result{std::vector<Real>(B * L * N, Real(0)), {}, std::vector<int>(B * L, -1), {},
+  MaskedRows<Real> result{std::vector<Real>(B * L * N, Real(0)),
+                          {},
+                          std::vector<int>(B * L, -1),
+                          {},
                           std::vector<std::uint32_t>(B * words_per_sequence, 0)};
   for (int b = 0; b < B; ++b) {
     std::vector<std::pair<std::uint32_t, int>> order;
@@ -70,11 +74,13 @@ MaskedRows<Real> row_masks(const std::vector<Real>& clean, const std::vector<int
         if (is_chosen[l] != 0 && action == 1) {
           const auto quarter = static_cast<std::uint32_t>(n / 4);
           const Words words = philox(how.seed, quarter * 65536 + row, numbers[b], how.step, how.noise_purpose, 0);
-          const float u = static_cast<float>(static_cast<double>(words[static_cast<std::size_t>(n % 4)]) / 4294967296.0);
+          const float u =
+              static_cast<float>(static_cast<double>(words[static_cast<std::size_t>(n % 4)]) / 4294967296.0);
           x *= static_cast<Real>(std::fma(u, how.noise_high - how.noise_low, how.noise_low));
         }
       }
-      const bool is_hidden = is_chosen[l] != 0 && (how.hidden == Hidden::chosen || (how.hidden == Hidden::replaced && action == 0));
+      const bool is_hidden =
+          is_chosen[l] != 0 && (how.hidden == Hidden::chosen || (how.hidden == Hidden::replaced && action == 0));
       if (!is_hidden) result.visible[b * words_per_sequence + l / 32] |= std::uint32_t{1} << (l % 32);
     }
   }

@@ -1,7 +1,7 @@
 #pragma once
 
-// A small training run, all in memory: rows that follow a slow hidden wave, windows of uneven lengths whose label is the
-// wave at their last row.
+// A small training run, all in memory: rows that follow a slow hidden wave, windows of uneven lengths whose label is
+// the wave at their last row.
 
 #include <cmath>
 #include <cstdint>
@@ -20,7 +20,8 @@ inline Config small_config(Task task) {
   config.data.calibration = Calibration::none;
   config.data.window = 8;
   config.mask.rate = 0.25;
-  config.model = {.upscaling = Upscaling::linear, .width = 8, .blocks = 2, .heads = 2, .dropout = 0.05, .max_length = 8};
+  config.model = {
+      .upscaling = Upscaling::linear, .width = 8, .blocks = 2, .heads = 2, .dropout = 0.05, .max_length = 8};
   config.head.hidden = {6};
   config.head.dropout = 0.05;
   config.train.epochs = 3;

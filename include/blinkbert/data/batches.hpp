@@ -43,8 +43,8 @@ inline std::vector<int> order_of_windows(std::span<const NumberedWindow> windows
   return order;
 }
 
-/// Longest first inside each optimizer step, so that micro-batches of neighbours are padded little. Stable, and by insertion:
-/// std::stable_sort allocates, and nearly all windows are equally long.
+/// Longest first inside each optimizer step, so that micro-batches of neighbours are padded little. Stable. By
+/// insertion: std::stable_sort allocates, and nearly all windows are equally long.
 inline void sort_by_length(std::span<const NumberedWindow> windows, std::span<int> step) {
   const auto is_longer = [&](int a, int b) {
     return windows[static_cast<std::size_t>(a)].window.length > windows[static_cast<std::size_t>(b)].window.length;

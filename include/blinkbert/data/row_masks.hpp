@@ -32,8 +32,9 @@ inline MaskStreams mask_streams(Draw draw, std::uint64_t seed, std::uint32_t ste
           stream(Purpose::evaluation_noise)};
 }
 
-/// Rows chosen in each sequence, written to `counts` (resized; a vector that is used again is not allocated again), for all
-/// sequences that share a count: those of one optimizer step, or all validation windows in file order. With r = round(1e6 rate), c(s) = (r s + 500000) / 1000000 in 64-bit integers:
+/// Rows chosen in each sequence, written to `counts` (resized; its memory is used again), for all sequences that share a
+/// count: those of one optimizer step, or all validation windows in file order. With r = round(1e6 rate),
+/// c(s) = (r s + 500000) / 1000000 in 64-bit integers:
 ///   batch      c(S[b+1]) - c(S[b]), S the running sum of lengths; if that is nothing at all, one in the first sequence
 ///   sequence   max(1, c(length)), 0 for an empty sequence
 ///   bernoulli  the rows whose word is below round(rate 2^32); these are the rows with the smallest words, so the op

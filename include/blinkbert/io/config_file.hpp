@@ -301,23 +301,112 @@ inline nlohmann::json json_of(const toml::node& node, const Place& place) {
   throw InputError(text(place.where, ": ", place.key, ": found a date or time; no key takes one"));
 }
 
-/// `toml::parse` for text from anywhere. The library limits how deep values nest but not how many tables a dotted key
-/// opens ("a.a.a. ... = 1"), and it takes them apart recursively; every level costs a dot, so the dots are counted.
-/// Throws InputError that begins with `file`, or toml::parse_error.
-inline toml::table parse_toml(std::string_view document, const std::string& file) {
-  constexpr std::size_t longest = std::size_t{1} << 20, most_dots = 4096;
-  if (document.size() > longest) throw InputError(file + ": holds more than 1 MiB, which no configuration does");
-  std::size_t dots = 0;
-  for (std::size_t begin = 0; begin < document.size();) {
-    const std::size_t end = std::min(document.find('\n', begin), document.size());
-    const std::string_view line = document.substr(begin, end - begin);
-    const std::size_t first = line.find_first_not_of(" \t");
-    const bool is_comment = first != std::string_view::npos && line[first] == '#';
-    if (!is_comment) dots += static_cast<std::size_t>(std::ranges::count(line, '.'));
-    begin = end + 1;
+/// What is wrong with a document, and where, counted from 1. Thrown and caught in this file.
+struct NotToml {
+  std::size_t line, column;
+  std::string reason;
+};
+
+/// The place behind the string whose opening quote stands at `begin`; npos if it does not end.
+inline std::size_t end_of_string(std::string_view document, std::size_t begin) {
+  const char quote = document[begin];
+  const std::string_view triple = quote == '"' ? R"(""")" : "'''";
+  const bool has_lines = document.substr(begin).starts_with(triple);
+  for (std::size_t i = begin + (has_lines ? 3 : 1); i < document.size(); ++i) {
+    if (document[i] == '\\' && quote == '"') {
+      ++i;
+    } else if (!has_lines && document[i] == '\n') {
+      break;
+    } else if (!has_lines && document[i] == quote) {
+      return i + 1;
+    } else if (has_lines && document.substr(i).starts_with(triple)) {
+      // One or two quotes before the closing three belong to the text.
+      return std::min({document.find_first_not_of(quote, i), i + 5, document.size()});
+    }
   }
-  if (dots > most_dots) throw InputError(file + ": holds more than 4096 dots, which no configuration does");
-  return toml::parse(document, std::string_view(file));
+  return std::string_view::npos;
+}
+
+/// Refuses what the TOML library (3.3) does not survive: a closing brace in a list ("[1, }") and a table header without a
+/// name ("[" and the end of the line) fail its assertions, and the tables that a dotted key opens ("a.a.a. ... = 1") are
+/// taken apart recursively. So brackets are matched here, and dots are counted. Throws NotToml.
+inline void check_brackets(std::string_view document) {
+  constexpr std::size_t most_dots = 4096;
+  constexpr std::string_view byte_order_mark = "\xef\xbb\xbf";
+  std::string open;  // the brackets that are open, the innermost last
+  std::size_t dots = 0, line = 1, line_begin = 0;
+  const auto fail = [&](std::size_t at, std::string reason) {
+    throw NotToml{.line = line, .column = at - line_begin + 1, .reason = std::move(reason)};
+  };
+  bool is_first = true;  // in its line
+  for (std::size_t i = document.starts_with(byte_order_mark) ? byte_order_mark.size() : 0; i < document.size(); ++i) {
+    const char character = document[i];
+    if (character == ' ' || character == '\t') continue;
+    const bool begins_header = character == '[' && is_first && open.empty();
+    is_first = character == '\n';
+    switch (character) {
+      case '\n':
+        ++line;
+        line_begin = i + 1;
+        break;
+      case '#':
+        i = std::min(document.find('\n', i), document.size()) - 1;
+        break;
+      case '"':
+      case '\'': {
+        const std::size_t end = end_of_string(document, i);
+        if (end == std::string_view::npos) return;  // the library reports it with its place
+        const std::string_view string = document.substr(i, end - i);
+        if (const std::size_t last = string.rfind('\n'); last != std::string_view::npos) {
+          line += static_cast<std::size_t>(std::ranges::count(string, '\n'));
+          line_begin = i + last + 1;
+        }
+        i = end - 1;
+        break;
+      }
+      case '.':
+        if (++dots > most_dots) fail(i, "more than 4096 dots, which no configuration has");
+        break;
+      case '[':
+      case '{': {
+        open += character;
+        if (!begins_header) break;
+        const std::size_t name = document.find_first_not_of(" \t", i + (document.substr(i).starts_with("[[") ? 2 : 1));
+        const auto is_in_name = [](char c) {
+          return std::string_view("_-\"'").find(c) != std::string_view::npos || (c >= '0' && c <= '9') ||
+                 (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+        };
+        if (name == std::string_view::npos || !is_in_name(document[name])) {
+          fail(i, "found '[' without a name, expected [section]");
+        }
+        break;
+      }
+      case ']':
+      case '}':
+        if (open.empty() || open.back() != (character == ']' ? '[' : '{')) {
+          fail(i, text("found '", character, "', which closes no '", character == ']' ? '[' : '{', '\''));
+        }
+        open.pop_back();
+        break;
+      default:
+        break;
+    }
+  }
+}
+
+/// `toml::parse` for text from anywhere. Throws NotToml.
+inline toml::table parse_toml(std::string_view document, std::string_view file) {
+  constexpr std::size_t longest = std::size_t{1} << 20;
+  if (document.size() > longest) {
+    throw NotToml{.line = 1, .column = 1, .reason = "more than 1 MiB, which no configuration has"};
+  }
+  check_brackets(document);
+  try {
+    return toml::parse(document, file);
+  } catch (const toml::parse_error& error) {
+    const toml::source_position& at = error.source().begin;
+    throw NotToml{.line = at.line, .column = at.column, .reason = printable(error.description())};
+  }
 }
 
 inline void read_toml(ConfigSource& source, const std::filesystem::path& path) {
@@ -325,8 +414,8 @@ inline void read_toml(ConfigSource& source, const std::filesystem::path& path) {
   toml::table document;
   try {
     document = parse_toml(read_file(path), file);
-  } catch (const toml::parse_error& error) {
-    throw InputError(text(position(file, error.source()), ": not TOML: ", printable(error.description())));
+  } catch (const NotToml& fault) {
+    throw InputError(text(file, ':', fault.line, ':', fault.column, ": not TOML: ", fault.reason));
   }
   for (const auto& [section, content] : document) {
     const std::string line = text(file, ':', section.source().begin.line);
@@ -366,8 +455,8 @@ inline ParsedValue parse_value(const std::string& toml, const Place& place) {
     const toml::table document = parse_toml(text("value = ", toml), place.where);
     if (document.size() != 1) return {.value = {}, .error = "more than one value"};
     return {.value = json_of(*document.get("value"), place), .error = {}};
-  } catch (const toml::parse_error& error) {
-    return {.value = {}, .error = std::string(error.description())};
+  } catch (const NotToml& fault) {
+    return {.value = {}, .error = fault.reason};
   }
 }
 
@@ -397,7 +486,7 @@ inline void read_override(ConfigSource& source, const std::string& assignment) {
   ParsedValue parsed = parse_value(is_word && takes_words ? '"' + value + '"' : value, place);
   if (is_word && !parsed.value) parsed = parse_value('"' + value + '"', place);
   if (!parsed.value) {
-    throw InputError(text(where, ": not a value of TOML: ", printable(parsed.error), "; expected ", expected));
+    throw InputError(text(where, ": not a value of TOML: ", parsed.error, "; expected ", expected));
   }
   set_key(source.config, *parsed.value, place);
   source.explicit_keys.insert(key);

@@ -230,4 +230,17 @@ class ParameterSet {
   typename Device::Memory values_memory_, working_memory_, gradients_memory_, statistics_memory_;
 };
 
+/// Copies the parameters named `backbone.*` from one model to another of the same configuration. Throws ContractViolation
+/// where they differ.
+template <class Device>
+void copy_backbone(Device& device, ParameterSet<Device>& to, const ParameterSet<Device>& from) {
+  using Set = ParameterSet<Device>;
+  for (std::size_t i = 0; i < to.entries().size() && to.entries()[i].name.starts_with("backbone."); ++i) {
+    const typename Set::Entry& entry = to.entries()[i];
+    BLINKBERT_EXPECTS(i < from.entries().size() && from.entries()[i].name == entry.name, entry.name);
+    copy(device, Set::slice(to.values(), entry), Set::slice(from.values(), from.entries()[i]));
+  }
+  to.refresh_working(device);
+}
+
 }  // namespace blinkbert

@@ -110,7 +110,8 @@ struct TrainConfig {
   Precision precision = Precision::fp32;                      // ours
   double checkpoint_seconds = 60;                             // ours
   bool graph = true;                                          // ours; CUDA only
-  std::vector<int> unfreeze{4, 6};                            // source; epoch from which the top, the next, ... block trains
+  std::vector<int> unfreeze{4, 6};                            // source; epoch from which the top, the next, ... block trains;
+                                                              // epochs beyond the blocks there are have no effect
 };
 
 struct Config {
@@ -324,8 +325,6 @@ inline void validate(const Config& config) {
   demand(train.checkpoint_seconds >= 0, "train.checkpoint_seconds", train.checkpoint_seconds, "must not be negative");
   demand(std::is_sorted(train.unfreeze.begin(), train.unfreeze.end()), "train.unfreeze", train.unfreeze.size(),
          "must list epochs in ascending order");
-  demand(static_cast<int>(train.unfreeze.size()) <= model.blocks, "train.unfreeze", train.unfreeze.size(),
-         text("must not list more epochs than the ", model.blocks, " blocks"));
   for (const int epoch : train.unfreeze) demand(epoch >= 1, "train.unfreeze", epoch, "epochs count from 1");
 }
 

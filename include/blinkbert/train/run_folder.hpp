@@ -16,7 +16,8 @@
 //   {"event": "finished", "epochs", "best_epoch", "<monitored metric>"}
 //
 // The state is written at optimizer-step borders, to a temporary name, synced and renamed, after the log is on the disk; a
-// kill at any moment leaves the state before. On resume the log is cut to the length that the state remembers.
+// kill at any moment leaves the state before. On resume the log is cut to the number of lines that the state remembers
+// (lines, since the bytes of a line depend on the times in it, and a state must not).
 
 #include <filesystem>
 #include <memory>
@@ -64,11 +65,15 @@ class RunFolder {
     write_file_atomically(path_ / "config.toml", to_toml(config));
     write_split(path_ / "split.json", split);
     std::filesystem::remove(report_path(), error);
-    log_ = std::make_unique<JsonlWriter>(path_ / "metrics.jsonl");
+    log_ = std::make_unique<JsonlWriter>(log_path());
+    log_lines_ = 0;
   }
 
   /// Appends one event to the log.
-  void log(const nlohmann::ordered_json& event) { log_->append(event); }
+  void log(const nlohmann::ordered_json& event) {
+    log_->append(event);
+    ++log_lines_;
+  }
 
   /// Commits where the run stands, then rewrites `last` and `best`. `backbone` is the fingerprint of the checkpoint that
   /// the run began from, empty without one.
@@ -90,7 +95,7 @@ class RunFolder {
     }
     file.metadata = to_metadata(header);
     file.metadata["trainer"] = to_json(trainer.state()).dump();
-    file.metadata["log_bytes"] = text(log_->bytes());
+    file.metadata["log_lines"] = text(log_lines_);
     file.metadata["backbone"] = backbone;
     write_safetensors(checkpoint("state"), file);
     write_derived(set, values, statistics, trainer.best_values(), trainer.best_statistics(), header);
@@ -133,18 +138,20 @@ class RunFolder {
       best_values.clear();
       best_statistics.clear();
     }
-    std::uint64_t log_bytes = 0;
+    std::uint64_t log_lines = 0;
     try {
-      log_bytes = std::stoull(metadata("log_bytes"));
-    } catch (const std::exception&) {
-      throw InputError(text(file.path, ": metadata \"log_bytes\" is not a number"));
+      log_lines = std::stoull(metadata("log_lines"));
+    } catch (const std::logic_error&) {
+      throw InputError(text(file.path, ": metadata \"log_lines\" is not a number"));
     }
+    const std::uint64_t log_bytes = bytes_of_lines(log_lines);
     upload(device, set.values(), values.data());
     upload(device, set.statistics(), statistics.data());
     set.refresh_working(device);
     upload(device, trainer.first_moment(), first.data());
     upload(device, trainer.second_moment(), second.data());
-    log_ = std::make_unique<JsonlWriter>(path_ / "metrics.jsonl", log_bytes);
+    log_ = std::make_unique<JsonlWriter>(log_path(), log_bytes);
+    log_lines_ = log_lines;
     trainer.restore(std::move(state), std::move(best_values), std::move(best_statistics));
     write_derived(set, values, statistics, trainer.best_values(), trainer.best_statistics(), header);
   }
@@ -169,6 +176,23 @@ class RunFolder {
   }
 
  private:
+  std::filesystem::path log_path() const { return path_ / "metrics.jsonl"; }
+
+  /// Where the line number `lines` of the log ends. Throws InputError where it has fewer.
+  std::uint64_t bytes_of_lines(std::uint64_t lines) const {
+    if (lines == 0) return 0;
+    const std::string bytes = read_file(log_path());
+    std::size_t end = 0;
+    for (std::uint64_t line = 0; line < lines; ++line) {
+      const std::size_t newline = bytes.find('\n', end);
+      if (newline == bytes.npos) {
+        throw InputError(text(log_path().string(), ": holds ", line, " whole lines, expected at least ", lines));
+      }
+      end = newline + 1;
+    }
+    return end;
+  }
+
   template <class Set, class Number>
   void write_derived(const Set& set, const std::vector<Number>& values, const std::vector<Number>& statistics,
                      const std::vector<Number>& best_values, const std::vector<Number>& best_statistics,
@@ -220,6 +244,7 @@ class RunFolder {
 
   std::filesystem::path path_;
   std::unique_ptr<JsonlWriter> log_;
+  std::uint64_t log_lines_ = 0;
 };
 
 }  // namespace blinkbert

@@ -55,11 +55,12 @@ struct EpochReport {
   bool is_best;
 };
 
+/// All may be empty. Without `evaluate` no epoch is the best and training goes on to the last one.
 struct TrainerHooks {
-  std::function<Metrics()> evaluate;                           // after every epoch; must hold the monitored metric
-  std::function<void(const StepReport&)> after_step;           // may be empty
-  std::function<void(const EpochReport&)> after_epoch;         // the state is then at the start of the next epoch, or finished
-  std::function<bool()> should_stop;                           // asked after every step; may be empty
+  std::function<Metrics()> evaluate = {};                      // after every epoch; must hold the monitored metric
+  std::function<void(const StepReport&)> after_step = {};
+  std::function<void(const EpochReport&)> after_epoch = {};    // the state is then at the start of the next epoch, or finished
+  std::function<bool()> should_stop = {};                      // asked after every step
 };
 
 enum class TrainerEnd { finished, stopped };
@@ -229,7 +230,7 @@ class Trainer {
       if (state_.skips_in_row++ == 0) state_.first_skip_in_row = this_step;
       if (state_.skips_in_row == 10) {
         throw Diverged(text("ten steps in a row had a gradient norm that is not finite, the first of them step ",
-                            state_.first_skip_in_row, " (epoch ", state_.epoch, ")"));
+                            state_.first_skip_in_row, " (epoch ", 1 + state_.first_skip_in_row / steps_per_epoch(), ")"));
       }
     } else {
       state_.skips_in_row = 0;
@@ -248,9 +249,9 @@ class Trainer {
   }
 
   void end_epoch(const TrainerHooks& hooks) {
-    const Metrics validation = hooks.evaluate();
+    const Metrics validation = hooks.evaluate ? hooks.evaluate() : Metrics{};
     const double training_loss = state_.loss_sum / state_.loss_weight;
-    const bool is_best = note_monitored(validation);
+    const bool is_best = hooks.evaluate && note_monitored(validation);
     const int epoch = state_.epoch;
     state_.is_finished = epoch >= config_.epochs || state_.epochs_without_gain >= config_.patience;
     ++state_.epoch;
@@ -261,14 +262,14 @@ class Trainer {
     }
   }
 
-  /// Early stopping: keeps the parameters of the best epoch. A metric that is not a number is no gain.
+  /// Early stopping: keeps the parameters of the best epoch. A metric that is not finite is no gain.
   bool note_monitored(const Metrics& validation) {
     const std::string name = spell(config_.monitor);
     const auto found = std::find_if(validation.begin(), validation.end(), [&](const auto& one) { return one.first == name; });
     BLINKBERT_EXPECTS(found != validation.end(), name);
     const double value = found->second;
     const bool more_is_better = config_.monitor == Monitor::kpi;
-    const bool gains = !std::isnan(value) && (state_.best_epoch == 0 || (more_is_better ? value > state_.best : value < state_.best));
+    const bool gains = std::isfinite(value) && (state_.best_epoch == 0 || (more_is_better ? value > state_.best : value < state_.best));
     if (!gains) {
       ++state_.epochs_without_gain;
       return false;

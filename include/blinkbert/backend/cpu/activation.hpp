@@ -16,16 +16,17 @@ namespace cpu_detail {
 template <class Real, class Op, class Body>
 void for_rows_with_factors(Cpu<Real>& cpu, const Op& op, const Body& body) {
   const int R = op.x.extent(0), F = op.x.extent(1), chunks = cpu.chunks(R, 2 * F);
-  const std::int64_t stride = padded(factor_room(F));
+  const std::int64_t stride = padded(std::max<std::int64_t>(RowFactors<Real>::room_size(F), F));
   Real* room = cpu.template workspace<Real>(stride * chunks);
   cpu.for_chunks(R, chunks, [&](int first, int last, int chunk) {
     Real* own = room + chunk * stride;
+    RowFactors<Real> factors(own, op.dropout, F);
     if (!op.dropout.is_active()) std::fill_n(own, F, Real(1));
     for (int r = first; r < last; ++r) {
       const Real* factor = own;
       if (op.dropout.is_active()) {
         const int t = op.rows ? std::max(op.rows(r), 0) : r;
-        factor = row_factors(own, op.dropout, t / op.L, t % op.L, F);
+        factor = factors.row(t / op.L, t % op.L);
       }
       body(std::int64_t{r} * F, factor);
     }

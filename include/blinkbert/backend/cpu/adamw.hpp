@@ -34,10 +34,12 @@ void run(Cpu<Real>& cpu, const AdamW<Real>& op) {
     for (int p = first; p < last; ++p) {
       const cpu_detail::Piece& piece = pieces.data[p];
       const Segment& segment = op.segments(piece.segment);
-      const double steps = static_cast<double>(op.step - segment.first_trainable + 1 - (skipped - segment.skips_before));
+      const double steps =
+          static_cast<double>(op.step - segment.first_trainable + 1 - (skipped - segment.skips_before));
       const W correction1 = static_cast<W>(1 - std::pow(static_cast<double>(op.beta1), steps));
       const W correction2 = static_cast<W>(1 - std::pow(static_cast<double>(op.beta2), steps));
       const W decay = segment.decays ? kept : W(1);
+      const W step_size = rate / correction1, root_correction = 1 / std::sqrt(correction2);
       // Eigen's square root is used because the compiler's sets errno and so stays scalar.
       const Eigen::Index count = piece.end - piece.begin;
       const ConstValues gradient(op.gradients.data() + piece.begin, count);
@@ -45,7 +47,7 @@ void run(Cpu<Real>& cpu, const AdamW<Real>& op) {
       Values m(op.first_moment.data() + piece.begin, count), v(op.second_moment.data() + piece.begin, count);
       m = beta1 * m + ((1 - beta1) * scale) * gradient;
       v = beta2 * v + (1 - beta2) * (scale * gradient).square();
-      value = decay * value - rate * ((m / correction1) / ((v / correction2).sqrt() + epsilon));
+      value = decay * value - step_size * m / (root_correction * v.sqrt() + epsilon);
       const Real* from = op.values.data() + piece.begin;
       Real* working = op.working.data() + piece.begin;
       if (working != from) std::copy_n(from, count, working);

@@ -14,7 +14,9 @@ namespace blinkbert {
 namespace cpu_detail {
 
 /// True for rows within their sequence; without lengths every row is real.
-inline bool is_real(const View<const int, 1>& lengths, int L, int row) { return !lengths || row % L < lengths(row / L); }
+inline bool is_real(const View<const int, 1>& lengths, int L, int row) {
+  return !lengths || row % L < lengths(row / L);
+}
 
 inline std::int64_t real_rows(const View<const int, 1>& lengths, int R) {
   if (!lengths) return R;
@@ -26,8 +28,8 @@ inline std::int64_t real_rows(const View<const int, 1>& lengths, int R) {
 /// Sums over the real rows: body(r, sums) adds row r to `sums` (`width` doubles). `partial` holds one row of
 /// padded(width) doubles per chunk; the total ends in its first row.
 template <class Real, class Body>
-void sum_real_rows(Cpu<Real>& cpu, double* partial, int chunks, int width, const View<const int, 1>& lengths, int L, int R,
-                   const Body& body) {
+void sum_real_rows(Cpu<Real>& cpu, double* partial, int chunks, int width, const View<const int, 1>& lengths, int L,
+                   int R, const Body& body) {
   const std::int64_t stride = padded(width);
   cpu.for_chunks(R, chunks, [&](int first, int last, int chunk) {
     double* sums = partial + chunk * stride;

@@ -26,13 +26,13 @@ class HostMemory {
 
   HostMemory() = default;
   explicit HostMemory(std::size_t bytes)
-      : bytes_(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{alignment}))) {}
+      : bytes_(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{alignment}))) {}
 
   std::byte* data() const { return bytes_.get(); }
 
  private:
   struct Release {
-    void operator()(std::byte* bytes) const { ::operator delete(bytes, std::align_val_t{alignment}); }
+    void operator()(std::byte* bytes) const { ::operator delete (bytes, std::align_val_t{alignment}); }
   };
   std::unique_ptr<std::byte, Release> bytes_;
 };
@@ -94,11 +94,10 @@ class Cpu {
   }
 
  private:
-  static constexpr std::int64_t least_work = 1 << 15;  // operations; about 10 us, some times what waking a thread takes
+  static constexpr std::int64_t least_work =
+      1 << 16;  // operations; about 20 us, several times what waking a thread takes
 
-  static int border(int items, int chunks, int chunk) {
-    return static_cast<int>(std::int64_t{items} * chunk / chunks);
-  }
+  static int border(int items, int chunks, int chunk) { return static_cast<int>(std::int64_t{items} * chunk / chunks); }
 
   int threads_;
   Memory workspace_;

@@ -16,8 +16,8 @@ inline Pack<float> exponential(Pack<float> x) {
   using Whole = Pack<std::int32_t>;
   const Pack<float> low = Pack<float>{} - 87.0f, high = Pack<float>{} + 88.0f;
   const Pack<float> above = x < low ? low : x;
-  const Pack<float> inside = above > high ? high : above;                  // NaN stays: it reaches the result through r
-  const Pack<float> number = x > low ? inside : low;                       // NaN does not: it has no n
+  const Pack<float> inside = above > high ? high : above;  // NaN stays: it reaches the result through r
+  const Pack<float> number = x > low ? inside : low;       // NaN does not: it has no n
   const Whole n = __builtin_convertvector(number * 1.44269504088896341f + 128.5f, Whole) - 128;
   const Pack<float> whole = __builtin_convertvector(n, Pack<float>);
   // ln 2 in two parts, the first short enough that whole * part is exact (Cody, Waite 1980).

@@ -35,7 +35,10 @@ void run(Cpu<Real>& cpu, const EmbedRowsForward<Real>& op) {
   op.check();
   const int T = op.y.extent(0), E = op.y.extent(1), K = op.prefix ? op.prefix.extent(1) : 0;
   const int N = op.x ? op.x.extent(1) : 0;
-  cpu.for_chunks(T, cpu.chunks(T, std::int64_t{E} * (N + 1)), [&](int first, int last, int) {
+  const int chunks = cpu.chunks(T, std::int64_t{E} * (N + 1));
+  const std::int64_t room_size = cpu_detail::gemm_room<Real>(E - K, N);
+  Real* room = cpu.template workspace<Real>(room_size * chunks);
+  cpu.for_chunks(T, chunks, [&](int first, int last, int chunk) {
     for (int t = first; t < last; ++t) {
       Real* y = &op.y.data()[std::int64_t{t} * E];
       const Wide<Real>* position = &op.position.data()[std::int64_t{t % op.L} * E];
@@ -47,9 +50,10 @@ void run(Cpu<Real>& cpu, const EmbedRowsForward<Real>& op) {
       for (int e = K; e < E; ++e) y[e] = bias[e - K] + position[e];
     }
     if (op.x) {
-      cpu_detail::add_product_of_rows<Real>({&op.y.data()[std::int64_t{first} * E + K], last - first, E - K, E},
-                                            {&op.x.data()[std::int64_t{first} * N], last - first, N, N},
-                                            {op.weight.data(), E - K, N, N});
+      cpu_detail::multiply(&op.y.data()[std::int64_t{first} * E + K], E,
+                           cpu_detail::as_is(&op.x.data()[std::int64_t{first} * N], N),
+                           cpu_detail::transposed(op.weight.data(), N), last - first, E - K, N, cpu_detail::Result::add,
+                           room + chunk * room_size, cpu_detail::NoFinish{});
     }
     for (int t = first; t < last; ++t) {
       if (t % op.L >= op.lengths(t / op.L)) std::fill_n(&op.y.data()[std::int64_t{t} * E], E, Real(0));
@@ -77,12 +81,15 @@ void run(Cpu<Real>& cpu, const EmbedRowsBackward<Real>& op) {
     });
   }
   if (op.dprefix || op.dx) {
-    cpu.for_chunks(T, cpu.chunks(T, K + std::int64_t{E} * N), [&](int first, int last, int) {
+    const int chunks = cpu.chunks(T, K + std::int64_t{E} * N);
+    const std::int64_t room_size = cpu_detail::gemm_room<Real>(N, E - K);
+    Real* room = cpu.template workspace<Real>(room_size * chunks);
+    cpu.for_chunks(T, chunks, [&](int first, int last, int chunk) {
       if (op.dx) {
-        std::fill_n(&op.dx.data()[std::int64_t{first} * N], std::int64_t{last - first} * N, Real(0));
-        cpu_detail::add_product<Real>({&op.dx.data()[std::int64_t{first} * N], last - first, N, N},
-                                      {all_dy + std::int64_t{first} * E + K, last - first, E - K, E},
-                                      {op.weight.data(), E - K, N, N});
+        cpu_detail::multiply(&op.dx.data()[std::int64_t{first} * N], N,
+                             cpu_detail::as_is(all_dy + std::int64_t{first} * E + K, E),
+                             cpu_detail::as_is(op.weight.data(), N), last - first, N, E - K,
+                             cpu_detail::Result::overwrite, room + chunk * room_size, cpu_detail::NoFinish{});
       }
       for (int t = first; t < last; ++t) {
         const bool is_padded = t % L >= op.lengths(t / L);
@@ -98,14 +105,17 @@ void run(Cpu<Real>& cpu, const EmbedRowsBackward<Real>& op) {
     });
   }
   if (op.x) {
-    Real* sums = cpu.template workspace<Real>(E - K);
-    cpu.for_chunks(E - K, cpu.chunks(E - K, std::int64_t{T} * N), [&](int first, int last, int) {
+    const int chunks = cpu.chunks(E - K, std::int64_t{T} * N);
+    const std::int64_t room_size = cpu_detail::gemm_room<Real>(N, T);
+    Real* sums = cpu.template workspace<Real>(cpu_detail::padded(E - K) + room_size * chunks);
+    Real* room = sums + cpu_detail::padded(E - K);
+    cpu.for_chunks(E - K, chunks, [&](int first, int last, int chunk) {
       std::fill(sums + first, sums + last, Real(0));
       cpu_detail::for_real_runs(op.lengths, L, [&](int begin, int end) {
-        cpu_detail::add_product_of_columns<Real>(
-            {&op.dweight.data()[std::int64_t{first} * N], last - first, N, N},
-            {all_dy + std::int64_t{begin} * E + K + first, end - begin, last - first, E},
-            {&op.x.data()[std::int64_t{begin} * N], end - begin, N, N});
+        cpu_detail::multiply(&op.dweight.data()[std::int64_t{first} * N], N,
+                             cpu_detail::transposed(all_dy + std::int64_t{begin} * E + K + first, E),
+                             cpu_detail::as_is(&op.x.data()[std::int64_t{begin} * N], N), last - first, N, end - begin,
+                             cpu_detail::Result::add, room + chunk * room_size, cpu_detail::NoFinish{});
         for (int t = begin; t < end; ++t) {
           const Real* dy = all_dy + std::int64_t{t} * E + K;
 #pragma omp simd

@@ -13,7 +13,8 @@ namespace cpu_detail {
 
 /// to_r = from[rows_r], or zeros where rows_r = -1.
 template <class Real>
-void copy_rows(Cpu<Real>& cpu, const View<Real, 2>& to, const View<const Real, 2>& from, const View<const int, 1>& rows) {
+void copy_rows(Cpu<Real>& cpu, const View<Real, 2>& to, const View<const Real, 2>& from,
+               const View<const int, 1>& rows) {
   const int R = to.extent(0), E = to.extent(1);
   cpu.for_chunks(R, cpu.chunks(R, E), [&](int first, int last, int) {
     for (int r = first; r < last; ++r) {

@@ -12,11 +12,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include <blinkbert/backend/cpu/device.hpp>
 #include <blinkbert/backend/cpu/small_product.hpp>
+#include <blinkbert/backend/cpu/transpose.hpp>
 
 namespace blinkbert::cpu_detail {
 
@@ -42,16 +42,16 @@ Operand<Real> transposed(const Real* data, std::int64_t stride) {
 }
 
 #if defined(__AVX512F__)
-inline constexpr int gemm_tile_rows = 12;    // 12 x 2 sums, 2 packs of B, 1 of A: 27 of 32 registers
+inline constexpr int gemm_tile_rows = 12;  // 12 x 2 sums, 2 packs of B, 1 of A: 27 of 32 registers
 #else
-inline constexpr int gemm_tile_rows = 6;     // 6 x 2 sums, 2 packs of B, 1 of A: 15 of 16 registers
+inline constexpr int gemm_tile_rows = 6;  // 6 x 2 sums, 2 packs of B, 1 of A: 15 of 16 registers
 #endif
 template <class Real>
 inline constexpr int gemm_tile_columns = 2 * pack_size<Real>;
 
-inline constexpr int gemm_depth = 384;                       // of a block: a panel of B is 48 KB at most
-inline constexpr int gemm_rows = 12 * gemm_tile_rows;        // of a block: A takes 258 KB at most
-inline constexpr std::int64_t gemm_packed_b = 1 << 20;       // elements of B packed at a time, 4 MB: some of the third cache
+inline constexpr int gemm_depth = 384;                  // of a block: a panel of B is 48 KB at most
+inline constexpr int gemm_rows = 12 * gemm_tile_rows;   // of a block: A takes 258 KB at most
+inline constexpr std::int64_t gemm_packed_b = 1 << 20;  // elements of B packed at a time, 4 MB: some of the third cache
 
 /// A panel of A: `gemm_tile_rows` consecutive numbers for each k.
 template <class Real>
@@ -59,8 +59,6 @@ struct PackedLeft {
   const Real* data;
   Real operator()(int i, int k) const { return data[k * gemm_tile_rows + i]; }
 };
-
-constexpr int multiple_of(int step, int count) { return (count + step - 1) / step * step; }
 
 /// Columns of B that are packed at a time.
 template <class Real>
@@ -70,45 +68,13 @@ int gemm_columns(int columns, int depth) {
                                                    std::max<std::int64_t>(room, gemm_tile_columns<Real>)));
 }
 
-/// Elements of workspace that one call of `multiply` needs.
+/// Elements of workspace that are enough for a call of `multiply` with these sizes or smaller ones.
 template <class Real>
 std::int64_t gemm_room(int columns, int depth) {
-  return padded(std::int64_t{gemm_columns<Real>(columns, depth)} * depth) + padded(gemm_rows * std::min(gemm_depth, depth)) +
+  const std::int64_t whole = std::int64_t{multiple_of(gemm_tile_columns<Real>, columns)} * depth;
+  const std::int64_t packed_b = std::min(whole, std::max(gemm_packed_b, std::int64_t{gemm_tile_columns<Real>} * depth));
+  return padded(packed_b) + padded(gemm_rows * std::min(gemm_depth, depth)) +
          padded(gemm_tile_rows * gemm_tile_columns<Real>);
-}
-
-/// to[k * to_stride + i] = from[i * from_stride + k] for i and k in [0, 4).
-inline void transpose_4x4(float* to, std::int64_t to_stride, const float* from, std::int64_t from_stride) {
-  typedef float Four __attribute__((vector_size(16)));
-  Four rows[4];
-  for (int i = 0; i < 4; ++i) std::memcpy(&rows[i], from + i * from_stride, sizeof(Four));
-  const Four low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
-  const Four high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
-  const Four low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
-  const Four high23 = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
-  const Four columns[4] = {
-      __builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
-      __builtin_shufflevector(high01, high23, 0, 1, 4, 5), __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
-  for (int k = 0; k < 4; ++k) std::memcpy(to + k * to_stride, &columns[k], sizeof(Four));
-}
-
-/// to[k * to_stride + i] = from[i * from_stride + k] for i in [0, rows) and k in [0, columns).
-template <class Real>
-void transpose(Real* to, std::int64_t to_stride, const Real* from, std::int64_t from_stride, int rows, int columns) {
-  int i = 0;
-  if constexpr (std::is_same_v<Real, float>) {
-    for (; i + 4 <= rows; i += 4) {
-      const float* four = from + i * from_stride;
-      int k = 0;
-      for (; k + 4 <= columns; k += 4) transpose_4x4(to + k * to_stride + i, to_stride, four + k, from_stride);
-      for (; k < columns; ++k) {
-        for (int r = 0; r < 4; ++r) to[k * to_stride + i + r] = four[r * from_stride + k];
-      }
-    }
-  }
-  for (; i < rows; ++i) {
-    for (int k = 0; k < columns; ++k) to[k * to_stride + i] = from[i * from_stride + k];
-  }
 }
 
 /// to[panel][k][i] = element (panel height + i, k) of `from`, zeros beyond `count`.
@@ -184,6 +150,9 @@ void multiply(Real* c, std::int64_t c_stride, const Operand<Real>& a, const Oper
     }
     for (int i = 0; i < rows; i += gemm_rows) {
       const int block_rows = std::min(gemm_rows, rows - i);
+      if (depth == 0 && result == Result::overwrite) {
+        for (int ii = 0; ii < block_rows; ++ii) std::fill_n(c + (i + ii) * c_stride + j, block_columns, Real(0));
+      }
       for (int k = 0; k < depth; k += gemm_depth) {
         const int block_depth = std::min(gemm_depth, depth - k);
         const Result tile_result = k == 0 ? result : Result::add;
@@ -192,16 +161,13 @@ void multiply(Real* c, std::int64_t c_stride, const Operand<Real>& a, const Oper
           const Real* panel_b = packed_b + std::int64_t{k} * panels_width + std::int64_t{jj} * block_depth;
           for (int ii = 0; ii < block_rows; ii += gemm_tile_rows) {
             packed_tile(c + (i + ii) * c_stride + j + jj, c_stride, packed_a + std::int64_t{ii} * block_depth, panel_b,
-                        std::min(gemm_tile_rows, block_rows - ii), std::min(gemm_tile_columns<Real>, block_columns - jj),
-                        block_depth, tile_result, edge);
+                        std::min(gemm_tile_rows, block_rows - ii),
+                        std::min(gemm_tile_columns<Real>, block_columns - jj), block_depth, tile_result, edge);
           }
         }
       }
       finish(i, i + block_rows, j, j + block_columns);
     }
-  }
-  if (depth == 0 && result == Result::overwrite) {
-    for (int i = 0; i < rows; ++i) std::fill_n(c + i * c_stride, columns, Real(0));
   }
 }
 

@@ -2,38 +2,44 @@
 
 // Attention on the CPU: one (sequence, head) at a time, everything in the first caches.
 //
-// The visible keys' rows are packed side by side, so hidden and padded rows cost nothing and are never read. Queries are
-// taken 16 at a time, the height of a tile of dropout decisions: their weights P are the only part of the L x L weights
-// that exists at any time. Backward computes P again from qkv.
+// The visible keys' rows are packed one after another, so hidden and padded rows cost nothing and are never read. Queries
+// are taken 16 at a time, the height of a tile of dropout decisions: only their part of the L x L weights exists at any
+// time, as [key, query], so that the softmax over the keys works on whole packs of queries. Queries that fill up the last
+// block are zeros and are not written back. Backward computes P again from qkv.
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include <blinkbert/backend/cpu/device.hpp>
 #include <blinkbert/backend/cpu/dropout_factors.hpp>
 #include <blinkbert/backend/cpu/elementary.hpp>
 #include <blinkbert/backend/cpu/small_product.hpp>
+#include <blinkbert/backend/cpu/transpose.hpp>
 #include <blinkbert/ops/masked_attention.hpp>
 
 namespace blinkbert {
 namespace cpu_detail {
 
 inline constexpr int query_block = 16;
+static_assert(query_block % pack_size<float> == 0 && query_block % pack_size<double> == 0);
 
 /// One (sequence, head): its real rows, its visible keys and where its rows lie in qkv.
 template <class Real>
 struct AttentionHead {
   int b = 0, h = 0, H = 0, D = 0, L = 0;
-  int length = 0;                     // real rows
-  int keys = 0;                       // visible ones among them
-  std::array<int, 512> key_rows{};    // [keys]  ascending
+  int length = 0;                   // real rows
+  int keys = 0;                     // visible ones among them
+  std::array<int, 512> key_rows{};  // [keys]  ascending
 
   AttentionHead(const View<const Real, 5>& qkv, const View<const std::uint32_t, 2>& visible,
                 const View<const int, 1>& lengths, int item)
-      : b(item / qkv.extent(3)), h(item % qkv.extent(3)), H(qkv.extent(3)), D(qkv.extent(4)), L(qkv.extent(1)),
+      : b(item / qkv.extent(3)),
+        h(item % qkv.extent(3)),
+        H(qkv.extent(3)),
+        D(qkv.extent(4)),
+        L(qkv.extent(1)),
         length(lengths(b)) {
     for (int s = 0; s < length; ++s) {
       key_rows[static_cast<std::size_t>(keys)] = s;
@@ -42,204 +48,233 @@ struct AttentionHead {
   }
 
   /// Offset of row l of part 0 (q), 1 (k) or 2 (v) in qkv.
-  std::int64_t packed_offset(int part, int l) const {
-    return (((std::int64_t{b} * L + l) * 3 + part) * H + h) * D;
-  }
+  std::int64_t packed_offset(int part, int l) const { return (((std::int64_t{b} * L + l) * 3 + part) * H + h) * D; }
+  std::int64_t packed_stride() const { return std::int64_t{3} * H * D; }  // from row to row
+
+  /// The same in o and its gradient.
   std::int64_t output_offset(int l) const { return ((std::int64_t{b} * L + l) * H + h) * D; }
+  std::int64_t output_stride() const { return std::int64_t{H} * D; }
+
+  /// Queries that attend to something.
+  int queries() const { return keys > 0 ? length : 0; }
 };
 
-/// A thread's room for one head: rows of keys are padded to `columns`, rows of a head's width to `width`, whole packs both.
+/// A thread's room for one head; rows of a head's width are padded to `width`, whole packs.
 template <class Real>
 struct AttentionRoom {
-  int columns, width;
-  Real *keys, *keys_transposed;          // [L, width], [D, columns]
-  Real *values, *values_transposed;      // [L, width], [D, columns]
-  Real *dkeys, *dvalues;                 // [L, width]
-  Real *query, *gradient, *result;       // [16, width]
-  Real *weights, *dweights, *factors;    // [16, columns]
-  Real* all_factors;                     // [16, L up to a multiple of 16]
+  int width;
+  Real *keys, *values;                           // [L, width]  visible ones only
+  Real *dkeys, *dvalues;                         // [L, width]
+  Real *query, *gradient, *result;               // [16, width]
+  Real *query_transposed, *gradient_transposed;  // [D, 16]
+  Real *weights, *kept_weights, *dweights;       // [L, 16]     of visible keys
+  Real* factors;                                 // [L up to a multiple of 16, 16]  of all keys
 
   static std::int64_t size(int L, int D) {
-    const std::int64_t columns = whole_packs<Real>(L), width = whole_packs<Real>(D);
-    return padded(4 * L * width + 2 * D * columns + query_block * (3 * width + 3 * columns + (L + 15) / 16 * 16));
+    const std::int64_t padded_width = whole_packs<Real>(D);
+    return padded((4 * L + 3 * query_block) * padded_width +
+                  query_block * (2 * D + 3 * L + multiple_of(query_block, L)));
   }
 
-  AttentionRoom(Real* room, int L, int D) : columns(whole_packs<Real>(L)), width(whole_packs<Real>(D)) {
-    const auto take = [&](std::int64_t rows, std::int64_t stride) {
+  AttentionRoom(Real* room, int L, int D) : width(whole_packs<Real>(D)) {
+    const auto take = [&](std::int64_t rows, std::int64_t columns) {
       Real* taken = room;
-      room += rows * stride;
+      room += rows * columns;
       return taken;
     };
     keys = take(L, width);
     values = take(L, width);
     dkeys = take(L, width);
     dvalues = take(L, width);
-    keys_transposed = take(D, columns);
-    values_transposed = take(D, columns);
     query = take(query_block, width);
     gradient = take(query_block, width);
     result = take(query_block, width);
-    weights = take(query_block, columns);
-    dweights = take(query_block, columns);
-    factors = take(query_block, columns);
-    all_factors = take(query_block, (L + 15) / 16 * 16);
+    query_transposed = take(D, query_block);
+    gradient_transposed = take(D, query_block);
+    weights = take(L, query_block);
+    kept_weights = take(L, query_block);
+    dweights = take(L, query_block);
+    factors = take(multiple_of(query_block, L), query_block);
   }
 };
 
-/// to [rows, width] = scale * D numbers of each row, zeros behind; offset(i) is where row i starts in `from`.
-template <class Real, class Offset>
-void pack_rows(Real* to, int width, const Real* from, int rows, int D, Real scale, const Offset& offset) {
-  for (int i = 0; i < rows; ++i) {
-    const Real* row = from + offset(i);
-#pragma omp simd
-    for (int d = 0; d < D; ++d) to[i * width + d] = scale * row[d];
-    for (int d = D; d < width; ++d) to[i * width + d] = 0;
+/// to [rows, width] = the D numbers of each row, zeros behind; row(i) is where row i starts.
+template <class Real, class Row>
+void pack_rows(Real* to, int width, int rows, int D, const Row& row) {
+  for (int i = 0; i < rows; ++i, to += width) {
+    std::copy_n(row(i), D, to);
+    std::fill(to + D, to + width, Real(0));
   }
 }
 
-/// to [D, columns] = the transpose of from [rows, width], zeros behind.
+/// Keys and values of the head, packed.
 template <class Real>
-void transpose(Real* to, int columns, const Real* from, int width, int rows, int D) {
-  for (int d = 0; d < D; ++d) {
-    for (int i = 0; i < rows; ++i) to[d * columns + i] = from[i * width + d];
-    for (int i = rows; i < columns; ++i) to[d * columns + i] = 0;
+void pack_keys(const AttentionRoom<Real>& room, const AttentionHead<Real>& head, const Real* qkv) {
+  const auto row_of = [&](int part) {
+    return [&head, qkv, part](int s) {
+      return qkv + head.packed_offset(part, head.key_rows[static_cast<std::size_t>(s)]);
+    };
+  };
+  pack_rows(room.keys, room.width, head.keys, head.D, row_of(1));
+  pack_rows(room.values, room.width, head.keys, head.D, row_of(2));
+}
+
+/// to [D, 16] = scale * the transpose of `rows` rows, zeros behind.
+template <class Real>
+void transpose_block(Real* to, const Real* from, std::int64_t stride, int rows, int D, Real scale) {
+  if (rows < query_block) std::fill_n(to, D * query_block, Real(0));
+  transpose(to, query_block, from, stride, rows, D);
+  if (scale != 1)
+    map_packs<Real>(
+        to, D * query_block, [scale](Pack<Real> q) { return scale * q; }, to);
+}
+
+template <class Real>
+Pack<Real> dropped(Pack<Real> value, Pack<Real> factor) {
+  return factor != Real(0) ? value * factor : Pack<Real>{};
+}
+
+/// Factors of the visible key s for the pack of queries that starts at q.
+template <class Real>
+Pack<Real> factor_of(const AttentionRoom<Real>& room, const AttentionHead<Real>& head, int s, int q) {
+  return load<Real>(room.factors + head.key_rows[static_cast<std::size_t>(s)] * query_block + q);
+}
+
+/// factors [key, query]: dropout of the block of queries that starts at row `first`, on all real keys.
+template <class Real>
+void draw_factors(const AttentionRoom<Real>& room, const Dropout& dropout, const AttentionHead<Real>& head, int first) {
+  for (int tile = 0; tile * query_block < head.length; ++tile) {
+    attention_tile_factors(room.factors + tile * query_block * query_block, dropout, head.b, head.h, head.H,
+                           first / query_block, tile);
   }
 }
 
-/// weights [rows, columns] = softmax over the keys of query . keys. What stands behind the keys is not a weight.
+/// weights [key, query] = softmax over the keys of key . query.
 template <class Real>
-void attention_weights(const AttentionRoom<Real>& room, int rows, int keys, int columns, int D) {
-  small_product<Real>(room.weights, columns, {room.query, room.width, 1}, room.keys_transposed, columns, rows, columns, D,
-                      Result::overwrite);
-  for (int i = 0; i < rows; ++i) {
-    Real* row = room.weights + i * columns;
-    for (int s = keys; s < columns; ++s) row[s] = std::numeric_limits<Real>::lowest();
-    Pack<Real> largest = load<Real>(row);
-    for (int s = pack_size<Real>; s < columns; s += pack_size<Real>) {
-      const Pack<Real> next = load<Real>(row + s);
-      largest = next > largest ? next : largest;
+void attention_weights(const AttentionRoom<Real>& room, const AttentionHead<Real>& head) {
+  small_product<Real>(room.weights, query_block, {room.keys, room.width, 1}, room.query_transposed, query_block,
+                      head.keys, query_block, head.D, Result::overwrite);
+  for (int q = 0; q < query_block; q += pack_size<Real>) {
+    Real* weights = room.weights + q;
+    Pack<Real> largest = load<Real>(weights);
+    for (int s = 1; s < head.keys; ++s) {
+      const Pack<Real> score = load<Real>(weights + s * query_block);
+      largest = score > largest ? score : largest;
     }
-    Real maximum = largest[0];
-    for (int k = 1; k < pack_size<Real>; ++k) maximum = largest[k] > maximum ? largest[k] : maximum;
-    Pack<Real> sums{};
-    for (int s = 0; s < columns; s += pack_size<Real>) {
-      const Pack<Real> weight = exponential(load<Real>(row + s) - maximum);
-      sums += weight;
-      store<Real>(row + s, weight);
-    }
-    Real sum = 0;
-    for (int k = 0; k < pack_size<Real>; ++k) sum += sums[k];
-    const Real share = 1 / sum;
-#pragma omp simd
-    for (int s = 0; s < columns; ++s) row[s] *= share;
-  }
-}
-
-/// factors [rows, columns]: dropout of the weights of queries [first, first + 16) on the visible keys.
-template <class Real>
-void attention_factors(const AttentionRoom<Real>& room, const Dropout& dropout, const AttentionHead<Real>& head, int first,
-                       int rows, int columns) {
-  const Real scale = static_cast<Real>(dropout.keep_scale());
-  for (int i = 0; i < rows; ++i) {
+    Pack<Real> sum{};
     for (int s = 0; s < head.keys; ++s) {
-      room.factors[i * columns + s] =
-          dropout.keeps_attention(head.b, head.h, head.H, first + i, head.key_rows[static_cast<std::size_t>(s)]) ? scale : Real(0);
+      const Pack<Real> weight = exponential(load<Real>(weights + s * query_block) - largest);
+      sum += weight;
+      store<Real>(weights + s * query_block, weight);
     }
-    for (int s = head.keys; s < columns; ++s) room.factors[i * columns + s] = 0;
+    const Pack<Real> share = Real(1) / sum;
+    for (int s = 0; s < head.keys; ++s) {
+      store<Real>(weights + s * query_block, load<Real>(weights + s * query_block) * share);
+    }
+  }
+}
+
+/// kept_weights [key, query] = dropout(weights).
+template <class Real>
+void drop_weights(const AttentionRoom<Real>& room, const AttentionHead<Real>& head) {
+  for (int s = 0; s < head.keys; ++s) {
+    for (int q = 0; q < query_block; q += pack_size<Real>) {
+      const int at = s * query_block + q;
+      store<Real>(room.kept_weights + at, dropped<Real>(load<Real>(room.weights + at), factor_of(room, head, s, q)));
+    }
   }
 }
 
 template <class Real>
 void attention_forward(const MaskedAttentionForward<Real>& op, const AttentionHead<Real>& head,
                        const AttentionRoom<Real>& room) {
-  const int D = head.D, width = room.width, columns = whole_packs<Real>(head.keys);
-  const int written = head.keys > 0 ? head.length : 0;
-  if (written > 0) {
-    const auto row_of = [&](int part) {
-      return [&head, part](int s) { return head.packed_offset(part, head.key_rows[static_cast<std::size_t>(s)]); };
-    };
-    pack_rows(room.keys, width, op.qkv.data(), head.keys, D, Real(1), row_of(1));
-    pack_rows(room.values, width, op.qkv.data(), head.keys, D, Real(1), row_of(2));
-    transpose(room.keys_transposed, columns, room.keys, width, head.keys, D);
-  }
+  const int D = head.D, width = room.width;
   const Real scale = 1 / std::sqrt(static_cast<Real>(D));
-  for (int first = 0; first < written; first += query_block) {
-    const int rows = std::min(query_block, written - first);
-    pack_rows(room.query, width, op.qkv.data(), rows, D, scale, [&](int i) { return head.packed_offset(0, first + i); });
-    attention_weights(room, rows, head.keys, columns, D);
+  const Real* qkv = op.qkv.data();
+  pack_keys(room, head, qkv);
+  for (int first = 0; first < head.queries(); first += query_block) {
+    const int rows = std::min(query_block, head.queries() - first);
+    transpose_block(room.query_transposed, qkv + head.packed_offset(0, first), head.packed_stride(), rows, D, scale);
+    attention_weights(room, head);
+    const Real* kept_weights = room.weights;
     if (op.dropout.is_active()) {
-      attention_factors(room, op.dropout, head, first, rows, columns);
-#pragma omp simd
-      for (int i = 0; i < rows * columns; ++i) room.weights[i] = dropped(room.weights[i], room.factors[i]);
+      draw_factors(room, op.dropout, head, first);
+      drop_weights(room, head);
+      kept_weights = room.kept_weights;
     }
-    small_product<Real>(room.result, width, {room.weights, columns, 1}, room.values, width, rows, width, head.keys,
+    small_product<Real>(room.result, width, {kept_weights, 1, query_block}, room.values, width, rows, width, head.keys,
                         Result::overwrite);
     for (int i = 0; i < rows; ++i) std::copy_n(room.result + i * width, D, op.o.data() + head.output_offset(first + i));
   }
-  for (int l = written; l < head.L; ++l) std::fill_n(op.o.data() + head.output_offset(l), D, Real(0));
+  for (int l = head.queries(); l < head.L; ++l) std::fill_n(op.o.data() + head.output_offset(l), D, Real(0));
+}
+
+/// dweights: from the gradients of the kept weights to those of the scores.
+template <class Real>
+void score_gradients(const AttentionRoom<Real>& room, const AttentionHead<Real>& head, const Dropout& dropout) {
+  for (int q = 0; q < query_block; q += pack_size<Real>) {
+    Pack<Real> delta{};
+    for (int s = 0; s < head.keys; ++s) {
+      const int at = s * query_block + q;
+      Pack<Real> gradient = load<Real>(room.dweights + at);
+      if (dropout.is_active()) {
+        gradient = dropped<Real>(gradient, factor_of(room, head, s, q));
+        store<Real>(room.dweights + at, gradient);
+      }
+      delta += load<Real>(room.weights + at) * gradient;
+    }
+    for (int s = 0; s < head.keys; ++s) {
+      const int at = s * query_block + q;
+      store<Real>(room.dweights + at, load<Real>(room.weights + at) * (load<Real>(room.dweights + at) - delta));
+    }
+  }
 }
 
 template <class Real>
 void attention_backward(const MaskedAttentionBackward<Real>& op, const AttentionHead<Real>& head,
                         const AttentionRoom<Real>& room) {
-  const int D = head.D, width = room.width, columns = whole_packs<Real>(head.keys);
-  const int written = head.keys > 0 ? head.length : 0;
-  Real* dqkv = op.dqkv.data();
-  if (written > 0) {
-    const auto row_of = [&](int part) {
-      return [&head, part](int s) { return head.packed_offset(part, head.key_rows[static_cast<std::size_t>(s)]); };
-    };
-    pack_rows(room.keys, width, op.qkv.data(), head.keys, D, Real(1), row_of(1));
-    pack_rows(room.values, width, op.qkv.data(), head.keys, D, Real(1), row_of(2));
-    transpose(room.keys_transposed, columns, room.keys, width, head.keys, D);
-    transpose(room.values_transposed, columns, room.values, width, head.keys, D);
-    std::fill_n(room.dkeys, head.keys * width, Real(0));
-    std::fill_n(room.dvalues, head.keys * width, Real(0));
-  }
+  const int D = head.D, width = room.width;
   const Real scale = 1 / std::sqrt(static_cast<Real>(D));
-  for (int first = 0; first < written; first += query_block) {
-    const int rows = std::min(query_block, written - first);
-    pack_rows(room.query, width, op.qkv.data(), rows, D, scale, [&](int i) { return head.packed_offset(0, first + i); });
-    pack_rows(room.gradient, width, op.output_gradient.data(), rows, D, Real(1),
-              [&](int i) { return head.output_offset(first + i); });
-    attention_weights(room, rows, head.keys, columns, D);
-    small_product<Real>(room.dweights, columns, {room.gradient, width, 1}, room.values_transposed, columns, rows, columns, D,
-                        Result::overwrite);
-    const bool is_dropped = op.dropout.is_active();
-    if (is_dropped) {
-      attention_factors(room, op.dropout, head, first, rows, columns);
-#pragma omp simd
-      for (int i = 0; i < rows * columns; ++i) {
-        room.dweights[i] = dropped(room.dweights[i], room.factors[i]);
-        room.factors[i] = dropped(room.weights[i], room.factors[i]);
-      }
+  const Real *qkv = op.qkv.data(), *output_gradient = op.output_gradient.data();
+  Real* dqkv = op.dqkv.data();
+  pack_keys(room, head, qkv);
+  std::fill_n(room.dkeys, head.keys * width, Real(0));
+  std::fill_n(room.dvalues, head.keys * width, Real(0));
+  for (int first = 0; first < head.queries(); first += query_block) {
+    const int rows = std::min(query_block, head.queries() - first);
+    const Real *query = qkv + head.packed_offset(0, first), *gradient = output_gradient + head.output_offset(first);
+    transpose_block(room.query_transposed, query, head.packed_stride(), rows, D, scale);
+    transpose_block(room.gradient_transposed, gradient, head.output_stride(), rows, D, Real(1));
+    pack_rows(room.query, width, rows, D, [&](int i) { return query + i * head.packed_stride(); });
+    pack_rows(room.gradient, width, rows, D, [&](int i) { return gradient + i * head.output_stride(); });
+    attention_weights(room, head);
+    const Real* kept_weights = room.weights;
+    if (op.dropout.is_active()) {
+      draw_factors(room, op.dropout, head, first);
+      drop_weights(room, head);
+      kept_weights = room.kept_weights;
     }
-    const Real* kept_weights = is_dropped ? room.factors : room.weights;
-    small_product<Real>(room.dvalues, width, {kept_weights, 1, columns}, room.gradient, width, head.keys, width, rows,
+    small_product<Real>(room.dvalues, width, {kept_weights, query_block, 1}, room.gradient, width, head.keys, width,
+                        rows, Result::add);
+    small_product<Real>(room.dweights, query_block, {room.values, width, 1}, room.gradient_transposed, query_block,
+                        head.keys, query_block, D, Result::overwrite);
+    score_gradients(room, head, op.dropout);
+    small_product<Real>(room.dkeys, width, {room.dweights, query_block, 1}, room.query, width, head.keys, width, rows,
                         Result::add);
-    for (int i = 0; i < rows; ++i) {
-      const Real* weights = room.weights + i * columns;
-      Real *dscores = room.dweights + i * columns, delta = 0;
-#pragma omp simd reduction(+ : delta)
-      for (int s = 0; s < columns; ++s) delta += weights[s] * dscores[s];
-#pragma omp simd
-      for (int s = 0; s < columns; ++s) dscores[s] = weights[s] * (dscores[s] - delta);
-    }
-    small_product<Real>(room.dkeys, width, {room.dweights, 1, columns}, room.query, width, head.keys, width, rows,
-                        Result::add);
-    small_product<Real>(room.result, width, {room.dweights, columns, 1}, room.keys, width, rows, width, head.keys,
+    small_product<Real>(room.result, width, {room.dweights, 1, query_block}, room.keys, width, rows, width, head.keys,
                         Result::overwrite);
     for (int i = 0; i < rows; ++i) {
-      Real* to = dqkv + head.packed_offset(0, first + i);
-#pragma omp simd
-      for (int d = 0; d < D; ++d) to[d] = scale * room.result[i * width + d];
+      map_packs<Real>(
+          dqkv + head.packed_offset(0, first + i), D, [scale](Pack<Real> dq) { return scale * dq; },
+          room.result + i * width);
     }
   }
-  for (int l = written; l < head.L; ++l) std::fill_n(dqkv + head.packed_offset(0, l), D, Real(0));
+  for (int l = head.queries(); l < head.L; ++l) std::fill_n(dqkv + head.packed_offset(0, l), D, Real(0));
   for (int l = 0, s = 0; l < head.L; ++l) {
     Real *dkey = dqkv + head.packed_offset(1, l), *dvalue = dqkv + head.packed_offset(2, l);
     if (s < head.keys && head.key_rows[static_cast<std::size_t>(s)] == l) {
-      std::copy_n(room.dkeys + s * width, D, dkey);
+      map_packs<Real>(
+          dkey, D, [scale](Pack<Real> dk) { return scale * dk; }, room.dkeys + s * width);
       std::copy_n(room.dvalues + s * width, D, dvalue);
       ++s;
     } else {
@@ -272,13 +307,15 @@ void for_heads(Cpu<Real>& cpu, const Op& op, const Body& body) {
 template <class Real>
 void run(Cpu<Real>& cpu, const MaskedAttentionForward<Real>& op) {
   op.check();
-  cpu_detail::for_heads(cpu, op, [&](const auto& head, const auto& room) { cpu_detail::attention_forward(op, head, room); });
+  cpu_detail::for_heads(cpu, op,
+                        [&](const auto& head, const auto& room) { cpu_detail::attention_forward(op, head, room); });
 }
 
 template <class Real>
 void run(Cpu<Real>& cpu, const MaskedAttentionBackward<Real>& op) {
   op.check();
-  cpu_detail::for_heads(cpu, op, [&](const auto& head, const auto& room) { cpu_detail::attention_backward(op, head, room); });
+  cpu_detail::for_heads(cpu, op,
+                        [&](const auto& head, const auto& room) { cpu_detail::attention_backward(op, head, room); });
 }
 
 }  // namespace blinkbert

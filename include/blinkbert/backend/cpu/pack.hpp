@@ -28,10 +28,13 @@ using Pack = typename PackOf<Real>::type;
 template <class Real>
 inline constexpr int pack_size = pack_bytes / static_cast<int>(sizeof(Real));
 
+/// The smallest multiple of `step` that is not below `count`.
+constexpr int multiple_of(int step, int count) { return (count + step - 1) / step * step; }
+
 /// `count` rounded up to whole packs.
 template <class Real>
 constexpr int whole_packs(int count) {
-  return (count + pack_size<Real> - 1) / pack_size<Real> * pack_size<Real>;
+  return multiple_of(pack_size<Real>, count);
 }
 
 template <class Real>

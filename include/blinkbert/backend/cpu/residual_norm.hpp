@@ -16,15 +16,16 @@ template <class Real>
 void run(Cpu<Real>& cpu, const ResidualNormForward<Real>& op) {
   op.check();
   const int T = op.x.extent(0), E = op.x.extent(1), chunks = cpu.chunks(T, 2 * E);
-  const std::int64_t stride = cpu_detail::padded(cpu_detail::factor_room(E));
+  const std::int64_t stride = cpu_detail::padded(cpu_detail::RowFactors<Real>::room_size(E));
   Real* room = cpu.template workspace<Real>(stride * chunks);
   cpu.for_chunks(T, chunks, [&](int first, int last, int chunk) {
+    cpu_detail::RowFactors<Real> factors(room + chunk * stride, op.dropout, E);
     for (int t = first; t < last; ++t) {
       const std::int64_t row = std::int64_t{t} * E;
       const Real *x = &op.x.data()[row], *branch = &op.branch.data()[row];
       Real* z = &op.z.data()[row];
       if (op.dropout.is_active()) {
-        const Real* factor = cpu_detail::row_factors(room + chunk * stride, op.dropout, t / op.L, t % op.L, E);
+        const Real* factor = factors.row(t / op.L, t % op.L);
 #pragma omp simd
         for (int e = 0; e < E; ++e) z[e] = x[e] + cpu_detail::dropped(branch[e], factor[e]);
       } else {
@@ -44,7 +45,8 @@ template <class Real>
 void run(Cpu<Real>& cpu, const ResidualNormBackward<Real>& op) {
   op.check();
   const int T = op.dx.extent(0), E = op.dx.extent(1), chunks = cpu.chunks(T, 4 * E);
-  const std::int64_t stride = cpu_detail::padded(E), room_stride = cpu_detail::padded(cpu_detail::factor_room(E));
+  const std::int64_t stride = cpu_detail::padded(E),
+                     room_stride = cpu_detail::padded(cpu_detail::RowFactors<Real>::room_size(E));
   Real* partial = cpu.template workspace<Real>((2 * stride + room_stride) * chunks);
   Real* room = partial + 2 * stride * chunks;
   cpu.for_chunks(T, chunks, [&](int first, int last, int chunk) {
@@ -52,6 +54,7 @@ void run(Cpu<Real>& cpu, const ResidualNormBackward<Real>& op) {
     Real* dbeta = partial + (chunks + chunk) * stride;
     std::fill_n(dgamma, E, Real(0));
     std::fill_n(dbeta, E, Real(0));
+    cpu_detail::RowFactors<Real> factors(room + chunk * room_stride, op.dropout, E);
     const Real* gamma = op.gamma.data();
     for (int t = first; t < last; ++t) {
       const std::int64_t row = std::int64_t{t} * E;
@@ -75,7 +78,7 @@ void run(Cpu<Real>& cpu, const ResidualNormBackward<Real>& op) {
       if (!op.dbranch) continue;
       Real* dbranch = &op.dbranch.data()[row];
       if (op.dropout.is_active()) {
-        const Real* factor = cpu_detail::row_factors(room + chunk * room_stride, op.dropout, t / op.L, t % op.L, E);
+        const Real* factor = factors.row(t / op.L, t % op.L);
 #pragma omp simd
         for (int e = 0; e < E; ++e) dbranch[e] = cpu_detail::dropped(dx[e], factor[e]);
       } else {

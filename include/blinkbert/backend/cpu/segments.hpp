@@ -22,7 +22,7 @@ struct Pieces {
   int count = 0;
 };
 
-inline constexpr std::int64_t piece_elements = 4096;  // some operands of one piece fit the first cache, tuned for nothing else
+inline constexpr std::int64_t piece_elements = 1024;  // four float operands of a piece take half of the first cache
 
 /// Pieces of the segments that train at `step`, in ascending order, in the workspace; the same for any number of threads.
 template <class Real>

@@ -20,8 +20,8 @@ enum class Result { overwrite, add };
 
 /// C = A B or C += A B for a tile of `rows` x (`packs` packs) sums, all kept in registers.
 template <int rows, int packs, class Real, class Stride, class Left>
-inline __attribute__((always_inline)) void product_tile(Real* c, Stride c_stride, const Left& a, const Real* b, int b_stride,
-                                                        int depth, Result result) {
+inline __attribute__((always_inline)) void product_tile(Real* c, Stride c_stride, const Left& a, const Real* b,
+                                                        int b_stride, int depth, Result result) {
   constexpr int size = pack_size<Real>;
   Pack<Real> sums[rows][packs]{};
   for (int i = 0; i < rows; ++i) __builtin_prefetch(c + i * c_stride, 1);  // needed when the sums are done
@@ -61,19 +61,25 @@ void product_columns(Real* c, int c_stride, LeftOperand<Real> a, const Real* b, 
     a.data += tile_rows * a.row_stride;
   }
   switch (rows) {
-    case 5: return product_tile<5, packs>(c, c_stride, a, b, b_stride, depth, result);
-    case 4: return product_tile<4, packs>(c, c_stride, a, b, b_stride, depth, result);
-    case 3: return product_tile<3, packs>(c, c_stride, a, b, b_stride, depth, result);
-    case 2: return product_tile<2, packs>(c, c_stride, a, b, b_stride, depth, result);
-    case 1: return product_tile<1, packs>(c, c_stride, a, b, b_stride, depth, result);
-    default: return;
+    case 5:
+      return product_tile<5, packs>(c, c_stride, a, b, b_stride, depth, result);
+    case 4:
+      return product_tile<4, packs>(c, c_stride, a, b, b_stride, depth, result);
+    case 3:
+      return product_tile<3, packs>(c, c_stride, a, b, b_stride, depth, result);
+    case 2:
+      return product_tile<2, packs>(c, c_stride, a, b, b_stride, depth, result);
+    case 1:
+      return product_tile<1, packs>(c, c_stride, a, b, b_stride, depth, result);
+    default:
+      return;
   }
 }
 
 /// C = A B or C += A B:  C [rows, columns], A [rows, depth], B [depth, columns]; `columns` in whole packs.
 template <class Real>
-void small_product(Real* c, int c_stride, const LeftOperand<Real>& a, const Real* b, int b_stride, int rows, int columns,
-                   int depth, Result result) {
+void small_product(Real* c, int c_stride, const LeftOperand<Real>& a, const Real* b, int b_stride, int rows,
+                   int columns, int depth, Result result) {
   constexpr int size = pack_size<Real>;
   int j = 0;
   for (; j + 2 * size <= columns; j += 2 * size) {
