@@ -99,7 +99,7 @@ tr -d '\n' <"$split" | sed 's/.*"finetuning"//; s/.*"test" *: *\[\([^]]*\)\].*/\
 
 # Peak memory stands in each report under "time".
 peak_of() {
-  sed -n 's/.*"peak_memory_mib": *\([0-9.]*\).*/\1/p' "$runs/$1/report.json" 2>/dev/null | head -n 1
+  sed -n 's/.*"peak_memory_mib": *\([0-9]*\).*/\1/p' "$runs/$1/report.json" 2>/dev/null | head -n 1
 }
 
 echo

@@ -20,15 +20,18 @@ using namespace blinkbert;
 constexpr int window = 6, minimum = 3;
 
 /// A checkpoint of a model with random parameters whose scores spread over several KSS; `bias` moves them all.
-Model small_model(const TemporaryFolder& folder, Calibration calibration, NormOrder norm = NormOrder::post, float bias = 5) {
-  CheckpointHeader header{.config = Config::defaults(Task::finetuning), .scaler = {}, .data = "", .training_drivers = {}};
+Model small_model(const TemporaryFolder& folder, Calibration calibration, NormOrder norm = NormOrder::post,
+                  float bias = 5) {
+  CheckpointHeader header{
+      .config = Config::defaults(Task::finetuning), .scaler = {}, .data = "", .training_drivers = {}};
   Config& config = header.config;
   config.data.features = {"a", "b"};
   config.data.calibration = calibration;
   config.data.calibration_blinks = 8;  // ends inside the first recording's windows
   config.data.window = window;
   config.data.min_length = minimum;
-  config.model = {.upscaling = Upscaling::attention_linear, .width = 8, .blocks = 2, .heads = 2, .dropout = 0.1, .norm = norm};
+  config.model = {
+      .upscaling = Upscaling::attention_linear, .width = 8, .blocks = 2, .heads = 2, .dropout = 0.1, .norm = norm};
   config.head.hidden = {4};
   resolve(config);
   validate(config);
@@ -54,7 +57,7 @@ Model small_model(const TemporaryFolder& folder, Calibration calibration, NormOr
   return Model::load(folder / "model.safetensors");
 }
 
-/// Two recordings of driver p with one of driver q between them, and one of q that is shorter than the window. q has its
+/// Two recordings of driver p with one of q between them, and one of q that is shorter than the window. q has its
 /// own calibration, so a mix-up shows.
 Frame small_frame(const TemporaryFolder& folder) {
   std::mt19937 words(7);
@@ -70,7 +73,9 @@ Frame small_frame(const TemporaryFolder& folder) {
   return read_frame(folder.put("blinks.csv", csv), {.features = {"a", "b"}});
 }
 
-std::span<const double> blink(const Frame& frame, int row) { return std::span(frame.values).subspan(static_cast<std::size_t>(row) * 2, 2); }
+std::span<const double> blink(const Frame& frame, int row) {
+  return std::span(frame.values).subspan(static_cast<std::size_t>(row) * 2, 2);
+}
 
 /// What sessions, one per driver, say after every blink of the file.
 std::vector<std::optional<float>> streamed(const Model& model, const Frame& frame) {
@@ -265,15 +270,19 @@ TEST_CASE("Only a whole fine-tuning checkpoint loads") {
   resolve(pretraining);
   Cpu<float> device(1);
   PretrainingModel<Cpu<float>> model(device, pretraining);
-  write_safetensors(folder / "pretraining.safetensors",
-                    make_checkpoint(model.parameters(), to_host(device, model.parameters().values()),
-                                    to_host(device, model.parameters().statistics()),
-                                    {.config = pretraining, .scaler = {.center = {0}, .scale = {1}}, .data = "", .training_drivers = {}}));
+  write_safetensors(
+      folder / "pretraining.safetensors",
+      make_checkpoint(
+          model.parameters(), to_host(device, model.parameters().values()),
+          to_host(device, model.parameters().statistics()),
+          {.config = pretraining, .scaler = {.center = {0}, .scale = {1}}, .data = "", .training_drivers = {}}));
   CHECK_THAT(message_of<InputError>([&] { Model::load(folder / "pretraining.safetensors"); }),
              Catch::Contains("pretraining.safetensors") && Catch::Contains("pre-training checkpoint"));
-  CHECK_THAT(message_of<InputError>([&] { Model::load(folder / "absent.safetensors"); }), Catch::Contains("absent.safetensors"));
+  CHECK_THAT(message_of<InputError>([&] { Model::load(folder / "absent.safetensors"); }),
+             Catch::Contains("absent.safetensors"));
   // Cut anywhere: in the length, the header, the numbers, and by one byte.
-  for (const std::size_t length : {std::size_t{0}, std::size_t{7}, std::size_t{8}, std::size_t{100}, good.size() / 2, good.size() - 1}) {
+  for (const std::size_t length :
+       {std::size_t{0}, std::size_t{7}, std::size_t{8}, std::size_t{100}, good.size() / 2, good.size() - 1}) {
     INFO(length);
     const auto path = folder.put("cut.safetensors", good.substr(0, length));
     const std::string message = message_of<InputError>([&] { Model::load(path); });

@@ -7,6 +7,7 @@
 #include <blinkbert/data/dataset.hpp>
 #include <blinkbert/data/row_masks.hpp>
 #include <blinkbert/data/simulated_drivers.hpp>
+#include <blinkbert/io/npy.hpp>
 #include <blinkbert/model/finetuning_model.hpp>
 #include <blinkbert/model/pretraining_model.hpp>
 #include <blinkbert/objective/baselines.hpp>

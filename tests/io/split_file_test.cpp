@@ -13,8 +13,9 @@ using namespace blinkbert;
 
 TEST_CASE("A split comes back from its file, whatever the drivers are called") {
   const TemporaryFolder folder;
-  const Split split{.pretraining = {.training = {"7", "d\"1", "a,b"}, .validation = {"\\"}, .test = {"Åsa", "new\nline"}},
-                    .finetuning = {.training = {}, .validation = {""}, .test = {"{", "null"}}};
+  const Split split{
+      .pretraining = {.training = {"7", "d\"1", "a,b"}, .validation = {"\\"}, .test = {"Åsa", "new\nline"}},
+      .finetuning = {.training = {}, .validation = {""}, .test = {"{", "null"}}};
   write_split(folder / "split.json", split);
   const Split read = read_split(folder / "split.json");
   CHECK(read.pretraining.training == split.pretraining.training);
@@ -32,7 +33,9 @@ TEST_CASE("A split comes back from its file, whatever the drivers are called") {
 TEST_CASE("A file that is no split is refused in one line") {
   const TemporaryFolder folder;
   const std::string stage = R"({"training": [], "validation": [], "test": []})";
-  const auto both = [&](const std::string& pretraining) { return R"({"pretraining": )" + pretraining + R"(, "finetuning": )" + stage + "}"; };
+  const auto both = [&](const std::string& pretraining) {
+    return R"({"pretraining": )" + pretraining + R"(, "finetuning": )" + stage + "}";
+  };
   struct Case {
     std::string what, bytes;
     std::vector<std::string> named;
@@ -48,11 +51,21 @@ TEST_CASE("A file that is no split is refused in one line") {
       {"one stage", R"({"pretraining": )" + stage + "}", {"finetuning", "missing"}},
       {"stage is a list", both("[]"), {"pretraining", "missing"}},
       {"set missing", both(R"({"training": [], "validation": []})"), {"pretraining.test", "missing"}},
-      {"set is a name", both(R"({"training": "a", "validation": [], "test": []})"), {"pretraining.training", "no list"}},
-      {"set is an object", both(R"({"training": [], "validation": {"a": 1}, "test": []})"), {"pretraining.validation", "no list"}},
-      {"driver is a number", both(R"({"training": ["a", 1], "validation": [], "test": []})"), {"pretraining.training", "no name"}},
-      {"driver is null", both(R"({"training": [], "validation": [], "test": [null]})"), {"pretraining.test", "no name"}},
-      {"set named twice", both(R"({"training": [], "training": ["a"], "validation": [], "test": []})"), {"training", "twice"}},
+      {"set is a name",
+       both(R"({"training": "a", "validation": [], "test": []})"),
+       {"pretraining.training", "no list"}},
+      {"set is an object",
+       both(R"({"training": [], "validation": {"a": 1}, "test": []})"),
+       {"pretraining.validation", "no list"}},
+      {"driver is a number",
+       both(R"({"training": ["a", 1], "validation": [], "test": []})"),
+       {"pretraining.training", "no name"}},
+      {"driver is null",
+       both(R"({"training": [], "validation": [], "test": [null]})"),
+       {"pretraining.test", "no name"}},
+      {"set named twice",
+       both(R"({"training": [], "training": ["a"], "validation": [], "test": []})"),
+       {"training", "twice"}},
       {"deep", std::string(100000, '['), {"nested"}},
       {"byte 0", both(stage) + std::string(1, '\0'), {"byte 0"}},
   };

@@ -8,10 +8,44 @@ namespace {
 struct Sizes {
   int T, in, out;
 };
-constexpr Sizes
-    sizes[] = {{1, 1, 1},    {0, 8, 3},    {2, 3, 5},    {7, 8, 9},    {9, 7, 8},
-               {15, 16, 17}, {17, 15, 16}, {31, 32, 33}, {33, 31, 32}, {64, 65, 13},
-               {13, 64, 65}, {65, 1, 64},  {130, 9, 1},  {66, 33, 64}};  // the last: enough work for several threads
+// Then: enough work for several threads, and more than one block in each direction of a blocked product.
+constexpr Sizes sizes[] = {{1, 1, 1},    {0, 8, 3},    {2, 3, 5},     {7, 8, 9},      {9, 7, 8},      {15, 16, 17},
+                           {17, 15, 16}, {31, 32, 33}, {33, 31, 32},  {64, 65, 13},   {13, 64, 65},   {65, 1, 64},
+                           {130, 9, 1},  {66, 33, 64}, {330, 40, 24}, {3, 2100, 520}, {3, 520, 2100}, {2100, 520, 3}};
+
+/// What duals cost at most: beyond, products written out serve alone.
+bool is_small(const Sizes& size) { return 1.0 * size.T * size.in * size.out < 2e5; }
+
+/// [rows, columns] -> [columns, rows].
+template <class Number>
+std::vector<Number> transposed(const std::vector<Number>& matrix, int rows, int columns) {
+  std::vector<Number> result;
+  for (int column = 0; column < columns; ++column) {
+    for (int row = 0; row < rows; ++row) result.push_back(matrix[row * columns + column]);
+  }
+  return result;
+}
+
+/// a [rows, depth] b [depth, columns], added up in the order of depth.
+template <class Number>
+std::vector<Number> product(const std::vector<Number>& a, const std::vector<Number>& b, int rows, int depth,
+                            int columns) {
+  return oracle::linear(a, transposed(b, depth, columns), std::vector<Number>(static_cast<std::size_t>(columns)), rows,
+                        depth, columns);
+}
+
+template <class Number>
+std::vector<Number> sum_of(std::vector<Number> a, const std::vector<Number>& b) {
+  for (std::size_t i = 0; i < a.size(); ++i) a[i] += b[i];
+  return a;
+}
+
+/// gradient * gelu'(h), element by element.
+template <class Number>
+std::vector<Number> times_gelu_slope(std::vector<Number> gradient, const std::vector<Number>& h) {
+  for (std::size_t i = 0; i < h.size(); ++i) gradient[i] *= oracle::gelu(oracle::Dual<Number>(h[i], 1)).derivative;
+  return gradient;
+}
 
 TEMPLATE_LIST_TEST_CASE("linear forward", "[linear]", Backends) {
   using Real = typename TestType::Real;
@@ -48,21 +82,16 @@ TEMPLATE_LIST_TEST_CASE("linear forward", "[linear]", Backends) {
   }
 }
 
-/// gelu'(h) holds the product of h/2 u' with 1 - tanh^2 u, a difference of numbers near 1: the largest |dy W| |h/2 u'|
-/// where that difference is not 0 in this precision.
+/// gelu'(h) holds the product of h/2 u' with 1 - tanh^2 u, a difference of numbers near 1: the largest |dx h/2 u'| where
+/// that difference is not 0 in this precision.
 template <class Real>
-Exact<Real> largest_gelu_term(const std::vector<Real>& h, const std::vector<Real>& weight, const std::vector<Real>& dy,
-                              int T, int in, int out) {
+Exact<Real> largest_gelu_term(const std::vector<Exact<Real>>& dx, const std::vector<Real>& h) {
   Exact<Real> largest = 0;
-  for (int t = 0; t < T; ++t) {
-    for (int i = 0; i < in; ++i) {
-      const double x = static_cast<double>(h[t * in + i]), u = .7978845608 * (x + .044715 * x * x * x);
-      if (1 - std::abs(std::tanh(u)) < std::numeric_limits<Real>::epsilon()) continue;
-      Exact<Real> sum = 0;
-      for (int o = 0; o < out; ++o)
-        sum += static_cast<Exact<Real>>(dy[t * out + o]) * static_cast<Exact<Real>>(weight[o * in + i]);
-      largest = std::max(largest, std::abs(sum * (x / 2 * .7978845608 * (1 + 3 * .044715 * x * x))));
-    }
+  for (std::size_t i = 0; i < h.size(); ++i) {
+    const double x = static_cast<double>(h[i]), u = .7978845608 * (x + .044715 * x * x * x);
+    if (1 - std::abs(std::tanh(u)) < static_cast<double>(std::numeric_limits<Real>::epsilon())) continue;
+    const double slope_of_u = .7978845608 * (1 + 3 * .044715 * x * x);
+    largest = std::max(largest, std::abs(dx[i] * static_cast<Exact<Real>>(x / 2 * slope_of_u)));
   }
   return largest;
 }
@@ -70,21 +99,26 @@ Exact<Real> largest_gelu_term(const std::vector<Real>& h, const std::vector<Real
 TEMPLATE_LIST_TEST_CASE("linear input gradient", "[linear]", Backends) {
   using Real = typename TestType::Real;
   Comparison compare("linear", BackendName<TestType>::value);
-  for (const auto [T, in, out] : sizes) {
+  for (const Sizes& size : sizes) {
+    const int T = size.T, in = size.in, out = size.out;
     const Tensors<Real> inputs{random_values<Real>(T * in, 1, 4), random_values<Real>(out * in, 2),
                                std::vector<Real>(static_cast<std::size_t>(out))};
     const std::vector<Real> dy = random_values<Real>(T * out, 4), residual = random_values<Real>(T * in, 5);
-    const auto linear = [&, T = T, in = in, out = out](const auto& x) {
-      return oracle::linear(x[0], x[1], x[2], T, in, out);
-    };
-    const auto after_gelu = [&, T = T, in = in, out = out](const auto& x) {
-      return oracle::linear(oracle::gelu(x[0]), x[1], x[2], T, in, out);
-    };
-    const auto beside_residual = [&](const auto& x) { return joined(linear(x), x[0]); };
-    const Expected<Real> dx = expect_gradient<Real>(linear, inputs, 0, dy);
-    const Expected<Real> dh = with_largest_term(expect_gradient<Real>(after_gelu, inputs, 0, dy),
-                                                largest_gelu_term(inputs[0], inputs[1], dy, T, in, out));
-    const Expected<Real> sum = expect_gradient<Real>(beside_residual, inputs, 0, joined(dy, residual));
+    // dy W, every element.
+    const Tensors<Real> factors{dy, inputs[1], inputs[0], residual};
+    const auto dy_weight = [&](const auto& x) { return product(x[0], x[1], T, out, in); };
+    const Expected<Real> dx = expect_values<Real>(dy_weight, factors);
+    const Exact<Real> term = largest_gelu_term(dx.values, inputs[0]);
+    const Expected<Real> dh = with_largest_term(
+        expect_values<Real>([&](const auto& x) { return times_gelu_slope(dy_weight(x), x[2]); }, factors), term);
+    const Expected<Real> sum = expect_values<Real>([&](const auto& x) { return sum_of(dy_weight(x), x[3]); }, factors);
+    // The same from the forward functions, some elements.
+    const auto linear = [&](const auto& x) { return oracle::linear(x[0], x[1], x[2], T, in, out); };
+    const auto after_gelu = [&](const auto& x) { return oracle::linear(oracle::gelu(x[0]), x[1], x[2], T, in, out); };
+    const std::size_t most = is_small(size) ? 100 : 0;
+    const Expected<Real> dx_by_duals = expect_gradient<Real>(linear, inputs, 0, dy, {}, most);
+    const Expected<Real> dh_by_duals =
+        with_largest_term(expect_gradient<Real>(after_gelu, inputs, 0, dy, {}, most), term);
     for (const int threads : thread_counts<TestType>()) {
       INFO("T " << T << ", in " << in << ", out " << out << ", threads " << threads);
       Stage<TestType> stage(threads);
@@ -95,9 +129,11 @@ TEMPLATE_LIST_TEST_CASE("linear input gradient", "[linear]", Backends) {
                                    .residual = {}};
       stage.run_twice(op);
       compare("dx", stage.values(op.dx), dx);
+      compare("dx by duals", stage.values(op.dx), dx_by_duals);
       op.pre_activation = stage.input(inputs[0], T, in);
       stage.run_twice(op);
       compare("dh", stage.values(op.dx), dh);
+      compare("dh by duals", stage.values(op.dx), dh_by_duals);
       op.pre_activation = {};
       op.residual = stage.input(residual, T, in);
       stage.run_twice(op);
@@ -113,17 +149,22 @@ TEMPLATE_LIST_TEST_CASE("linear input gradient", "[linear]", Backends) {
 TEMPLATE_LIST_TEST_CASE("linear weight gradient", "[linear]", Backends) {
   using Real = typename TestType::Real;
   Comparison compare("linear", BackendName<TestType>::value);
-  for (const auto [T, in, out] : sizes) {
+  for (const Sizes& size : sizes) {
+    const int T = size.T, in = size.in, out = size.out;
     const Tensors<Real> inputs{random_values<Real>(T * in, 1), random_values<Real>(out * in, 2),
                                random_values<Real>(out, 3)};
     const std::vector<Real> dy = random_values<Real>(T * out, 4);
     const std::vector<Wide<Real>> weight_start = random_values<Wide<Real>>(out * in, 5),
                                   bias_start = random_values<Wide<Real>>(out, 6);
-    const auto linear = [&, T = T, in = in, out = out](const auto& x) {
-      return oracle::linear(x[0], x[1], x[2], T, in, out);
-    };
-    const Expected<Real> dweight = expect_gradient<Real>(linear, inputs, 1, dy, weight_start);
-    const Expected<Real> dbias = expect_gradient<Real>(linear, inputs, 2, dy, bias_start);
+    // dy^T x, every element.
+    const Expected<Real> dweight = expect_values<Real>(
+        [&](const auto& x) { return sum_of(product(transposed(x[0], T, out), x[1], out, T, in), x[2]); },
+        {dy, inputs[0], weight_start});
+    // The same from the forward function, some elements.
+    const auto linear = [&](const auto& x) { return oracle::linear(x[0], x[1], x[2], T, in, out); };
+    const std::size_t most = is_small(size) ? 100 : 0;
+    const Expected<Real> by_duals = expect_gradient<Real>(linear, inputs, 1, dy, weight_start, most);
+    const Expected<Real> dbias = expect_gradient<Real>(linear, inputs, 2, dy, bias_start, is_small(size) ? 100 : 3);
     for (const int threads : thread_counts<TestType>()) {
       INFO("T " << T << ", in " << in << ", out " << out << ", threads " << threads);
       Stage<TestType> stage(threads);
@@ -133,6 +174,7 @@ TEMPLATE_LIST_TEST_CASE("linear weight gradient", "[linear]", Backends) {
                                           .x = stage.input(inputs[0], T, in)};
       stage.run_twice(op);
       compare("dweight", stage.values(op.dweight), dweight);
+      compare("dweight by duals", stage.values(op.dweight), by_duals);
       compare("dbias", stage.values(op.dbias), dbias);
     }
   }

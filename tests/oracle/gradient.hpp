@@ -38,14 +38,15 @@ std::vector<Number> joined(std::vector<Number> a, const std::vector<Number>& b) 
   return a;
 }
 
-/// All of `count` elements, or at most about `most` of them: the first, the last, and others in uneven strides, so that no
-/// row, column or tile border is always left out.
+/// All of `count` elements, or about `most` of them (none if `most` is 0): the first, the last, and one from each of equal stretches, at another
+/// place in each, so that no row, column or tile border is always left out.
 inline std::vector<std::size_t> some_elements(std::size_t count, std::size_t most) {
   std::vector<std::size_t> elements;
-  const std::size_t stride = count <= most ? 1 : count / most + 1;
-  for (std::size_t element = 0; element < count;
-       element += 1 + (stride == 1 ? 0 : elements.size() % (2 * stride - 1))) {
-    elements.push_back(element);
+  if (most == 0) return elements;
+  const std::size_t stretch = count <= most ? 1 : count / most + 1;
+  for (std::size_t i = 0; i * stretch < count; ++i) {
+    const std::size_t element = i * stretch + i * 7919 % stretch;
+    if (element < count) elements.push_back(element);
   }
   if (!elements.empty() && elements.back() != count - 1) elements.push_back(count - 1);
   return elements;

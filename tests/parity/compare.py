@@ -3,11 +3,11 @@
 
     compare.py PROGRAMS [--self-check]
 
-PROGRAMS is the folder of `simulate`, `pretrain`, `finetune` and `parity`. For each case they train a tiny model for one
+PROGRAMS is the folder of `simulate`, `pretrain`, `finetune` and `parity`. For each case they train a model for one
 epoch and run its checkpoint on random arrays: short, empty and wholly masked sequences, and NaN in the padding (the
-models must not look there). model.py computes the same from the float32 checkpoint in float64, and where the heads
-divide the width, torch.nn.TransformerEncoder does too, with the encoder's tensors as they are. Two comparisons each:
-with masks, lengths and a target (`output`, `loss`, `grad.*`), and the arrays' rows alone (`output`).
+models must not look there). model.py computes the same from the float32 checkpoint in float64; where the heads divide
+the width, torch.nn.TransformerEncoder does too, with the encoder's tensors as they are. Each case is compared twice:
+with lengths and a target (`output`, `loss`, `grad.*`), and without either (`output`).
 
 The error of a tensor is its largest difference over the largest value of the reference, and must be below 1e-5: the
 float arithmetic of a few dozen operations, each about 6e-8, with room for cancellation in the sums of a gradient.
@@ -76,10 +76,12 @@ def all_cases():
     more = [
         ("9 features, 4 heads", "attention_linear", "post", {**NINE, "model.heads": 4}),
         ("9 features, 4 heads of 3, width 9", "none", "pre", {**NINE, "model.heads": 4, "model.width": 9}),
-        ("9 features, 4 heads, width 10", "attention_concatenation", "pre", {**NINE, "model.heads": 4, "model.width": 10}),
+        ("9 features, 4 heads, width 10", "attention_concatenation", "pre",
+         {**NINE, "model.heads": 4, "model.width": 10}),
         ("18 features, 8 heads, width 26", "attention_concatenation", "post", {"model.heads": 8, "model.width": 26}),
         ("one head, one block", "linear", "post", {"model.heads": 1, "model.blocks": 1}),
-        ("sinusoidal, odd width", "attention_linear", "post", {"model.position": "sinusoidal", "model.width": 25, "model.heads": 5}),
+        ("sinusoidal, odd width", "attention_linear", "post",
+         {"model.position": "sinusoidal", "model.width": 25, "model.heads": 5}),
         ("no batch norm", "attention_linear", "post", {"head.batch_norm": False}),
         ("no hidden layer", "linear", "pre", {"head.hidden": []}),
         ("two hidden layers", "attention_linear", "pre", {"head.hidden": [12, 7]}),
@@ -87,7 +89,8 @@ def all_cases():
         ("width 128, window 30", "attention_linear", "post",
          {"model.width": 128, "model.heads": 4, "model.blocks": 4, "data.window": 30, "head.hidden": [64]}),
         ("published size", "attention_linear", "post",
-         {"model.width": 512, "model.heads": 4, "model.blocks": 4, "data.window": 30, "head.hidden": [64], "train.batch": 64}),
+         {"model.width": 512, "model.heads": 4, "model.blocks": 4, "data.window": 30, "head.hidden": [64],
+          "train.batch": 64, "train.rate": 6.2e-4}),
     ]
     for name, upscaling, norm, keys in more:
         for task in ("pretraining", "finetuning"):
@@ -235,7 +238,8 @@ def compare_tensors(result, found, expected, prefix=""):
     result.demand(not missing and not extra, f"{prefix}missing {sorted(missing)}, unexpected {sorted(extra)}")
     for name in sorted(expected.keys() & found.keys()):
         same_shape = found[name].shape == expected[name].shape
-        result.demand(same_shape, f"{prefix}{name}: shape {list(found[name].shape)}, expected {list(expected[name].shape)}")
+        shapes = f"shape {list(found[name].shape)}, expected {list(expected[name].shape)}"
+        result.demand(same_shape, f"{prefix}{name}: {shapes}")
         if same_shape:
             result.add(prefix + name, relative_error(found[name], expected[name]))
 
@@ -247,13 +251,14 @@ def compare_zeros(result, found, expected, longest):
             size = gradient.numel() // 3
             key_bias = gradient[size:2 * size].abs().max().item()
             scale = expected[name.replace("bias", "weight")][size:2 * size].abs().max().item()
-            result.demand(key_bias <= ZERO_TOLERANCE * scale, f"{name}: key part {key_bias:.1e}, not 0 beside {scale:.1e}")
+            is_zero = key_bias <= ZERO_TOLERANCE * scale
+            result.demand(is_zero, f"{name}: key part {key_bias:.1e}, not 0 beside {scale:.1e}")
         if name.endswith("position.weight"):
             result.demand(not gradient[longest:].any(), f"{name}: not zero beyond row {longest}")
 
 
 def compare_torch_encoder(result, net, tensors, settings, arrays, found):
-    """The output again, by way of torch.nn.TransformerEncoder. It has no answer for a sequence without a visible key."""
+    """The output again, by way of torch.nn.TransformerEncoder. It has no answer where no key is visible."""
     x, lengths, masked, _ = as_torch(arrays)
     real = torch.arange(x.shape[1]) < lengths[:, None]
     answers = (real & ~masked).any(dim=1)
@@ -276,7 +281,8 @@ def check_file(result, case, path, metadata, tensors):
     names, scaler = json.loads(metadata["features"]), json.loads(metadata["scaler"])
     result.demand(len(names) == len(set(names)) == features, f"metadata: {len(names)} features, expected {features}")
     result.demand(len(scaler["center"]) == len(scaler["scale"]) == features, "metadata: the scaler has another length")
-    result.demand(all(value.dtype == torch.float32 for value in tensors.values()), f"{path.name}: not all tensors are float32")
+    is_float = all(value.dtype == torch.float32 for value in tensors.values())
+    result.demand(is_float, f"{path.name}: not all tensors are float32")
 
 
 def run_case(programs, index, case):
@@ -341,7 +347,8 @@ def main():
                 result, kept = run_case(programs, index, case)
             except (RuntimeError, OSError, KeyError, ValueError, subprocess.TimeoutExpired) as error:
                 result, kept = Result(failures=[str(error)]), None
-            print(row.format(case.name, case.task, case.upscaling, case.norm, result.tensors, result.worst, f"{result.error:.1e}"))
+            what = case.name, case.task, case.upscaling, case.norm
+            print(row.format(*what, result.tensors, result.worst, f"{result.error:.1e}"))
             for failure in result.failures:
                 print(f"  FAILED {failure}")
             failed += bool(result.failures)

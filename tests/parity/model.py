@@ -201,7 +201,7 @@ def load_checkpoint(path, dtype=torch.float64):
 
 
 def torch_encoder(tensors, settings, dtype=torch.float64):
-    """torch.nn.TransformerEncoder with the encoder's tensors of a checkpoint, as a function of rows and visible rows."""
+    """torch.nn.TransformerEncoder with the encoder's tensors of a checkpoint, as a function of x and visible."""
     model = settings["model"]
     layer = nn.TransformerEncoderLayer(
         model["width"], model["heads"], 4 * model["width"], dropout=0.0, activation=gelu, layer_norm_eps=EPSILON,

@@ -25,13 +25,15 @@ std::vector<Arm> arms(const SmallRun& small) {
   return {{"pretraining", "pretrain", {}},
           {"pre-trained backbone",
            "finetune",
-           {"--backbone", small.checkpoint("backbone").string(), "--split", (small.path("backbone") / "split.json").string(),
-            "--set", "train.epochs=4"}},
+           {"--backbone", small.checkpoint("backbone").string(), "--split",
+            (small.path("backbone") / "split.json").string(), "--set", "train.epochs=4"}},
           {"from scratch", "finetune", {"--from-scratch", "--set", "train.epochs=4"}}};
 }
 
 /// The configuration names model keys too, which a backbone allows where they say what it was trained with.
-Arguments flags_of(const Arm& arm, const SmallRun& small, const std::string& out) { return small.flags(out) + arm.flags; }
+Arguments flags_of(const Arm& arm, const SmallRun& small, const std::string& out) {
+  return small.flags(out) + arm.flags;
+}
 
 }  // namespace
 
@@ -84,9 +86,10 @@ TEST_CASE("An interrupted run saves, says so, and resumes to the same bytes") {
     Arguments extra;
   };
   // With one step per epoch every interruption falls between the last step of an epoch and its evaluation.
-  const std::vector<Case> cases{{"SIGINT", SIGINT, {}},
-                                {"SIGTERM", SIGTERM, {"--threads", "2"}},
-                                {"SIGINT, one step per epoch", SIGINT, {"--set", "train.batch=4096", "--set", "train.epochs=30"}}};
+  const std::vector<Case> cases{
+      {"SIGINT", SIGINT, {}},
+      {"SIGTERM", SIGTERM, {"--threads", "2"}},
+      {"SIGINT, one step per epoch", SIGINT, {"--set", "train.batch=4096", "--set", "train.epochs=30"}}};
   for (const Case& one : cases) {
     INFO(one.name);
     Arguments flags = small.flags(one.name + " whole");
@@ -118,7 +121,8 @@ TEST_CASE("An interrupted run saves, says so, and resumes to the same bytes") {
 
 TEST_CASE("The same run twice gives the same bytes, and resuming a finished one only prints its result") {
   const SmallRun small;
-  for (const auto& [program, flags] : std::vector<std::pair<std::string, Arguments>>{{"pretrain", {}}, {"finetune", {"--from-scratch"}}}) {
+  for (const auto& [program, flags] :
+       std::vector<std::pair<std::string, Arguments>>{{"pretrain", {}}, {"finetune", {"--from-scratch"}}}) {
     INFO(program);
     const std::string first = program + " first", second = program + " second";
     REQUIRE(run(program, small.flags(first) + flags).exit_code == 0);
@@ -190,15 +194,17 @@ TEST_CASE("A resumed run must be the same run") {
   const SmallRun small;
   const std::vector<Arm> all = arms(small);
   const auto interrupted = [&](const Arm& arm, const std::string& out) {
-    Program program(arm.program, flags_of(arm, small, out) + Arguments{"--set", "train.epochs=100000", "--set", "train.patience=100000"});
+    Program program(arm.program, flags_of(arm, small, out) +
+                                     Arguments{"--set", "train.epochs=100000", "--set", "train.patience=100000"});
     REQUIRE(wait_for_replacements(program, small.checkpoint(out, "state"), 1));
     program.send(SIGINT);
     REQUIRE(program.wait().exit_code == 130);
   };
   interrupted(all[0], "pretraining");
   interrupted(all[1], "finetuning");
-  const Result other_backbone = run("pretrain", small.flags("other") + Arguments{"--seed", "2", "--set", "train.epochs=1", "--split",
-                                                                               (small.path("backbone") / "split.json").string()});
+  const Result other_backbone =
+      run("pretrain", small.flags("other") + Arguments{"--seed", "2", "--set", "train.epochs=1", "--split",
+                                                       (small.path("backbone") / "split.json").string()});
   REQUIRE(other_backbone.exit_code == 0);
 
   // The same values written otherwise are other bytes, and so other data.
@@ -217,7 +223,11 @@ TEST_CASE("A resumed run must be the same run") {
   };
   const Arguments base{"--set", "train.epochs=100000", "--set", "train.patience=100000", "--resume"};
   const std::vector<Case> cases{
-      {"one key", 0, "pretraining", {"--set", "train.rate=0.02"}, {"another configuration", "train.rate", "0.02", "0.01"}},
+      {"one key",
+       0,
+       "pretraining",
+       {"--set", "train.rate=0.02"},
+       {"another configuration", "train.rate", "0.02", "0.01"}},
       {"two keys", 0, "pretraining", {"--set", "train.decay=0.5", "--seed", "7"}, {"train.decay", "train.seed"}},
       {"another model", 0, "pretraining", {"--set", "model.width=16"}, {"model.width"}},
       {"other data", 0, "pretraining", {"--data", other_data.string()}, {"other data"}},

@@ -1,4 +1,5 @@
-// What the programs print: results on stdout, logs on stderr, one JSON object where asked, configurations that read back.
+// What the programs print: results on stdout, logs on stderr, one JSON object where asked, configurations that read
+// back.
 
 #include <catch2/catch.hpp>
 
@@ -26,11 +27,13 @@ TEST_CASE("Help and version") {
     const Result help = run(program, {"--help"});
     CHECK(help.exit_code == 0);
     CHECK(help.err.empty());
-    for (const std::string flag : {"--quiet", "--json", "--version", "--help"}) CHECK_THAT(help.out, Catch::Contains(flag));
+    for (const std::string flag : {"--quiet", "--json", "--version", "--help"})
+      CHECK_THAT(help.out, Catch::Contains(flag));
   }
   for (const std::string program : {"pretrain", "finetune"}) {
     const std::string help = run(program, {"--help"}).out;
-    for (const std::string flag : {"--data", "--out", "--config", "--set", "--seed", "--split", "--resume", "--threads", "--device", "--print-config"}) {
+    for (const std::string flag : {"--data", "--out", "--config", "--set", "--seed", "--split", "--resume", "--threads",
+                                   "--device", "--print-config"}) {
       CHECK_THAT(help, Catch::Contains(flag));
     }
   }
@@ -40,8 +43,9 @@ TEST_CASE("A printed configuration reads back as itself") {
   const SmallRun small;
   for (const std::string program : {"pretrain", "finetune"}) {
     INFO(program);
-    const Arguments overrides{"--config", small.config.string(), "--set", "data.label=true", "--set", "train.rate=0.1", "--seed",
-                              "18446744073709551615", "--set", "splits.column=fold", "--set", "splits.test=[1, 2]"};
+    const Arguments overrides{"--config", small.config.string(), "--set",  "data.label=true",
+                              "--set",    "train.rate=0.1",      "--seed", "18446744073709551615",
+                              "--set",    "splits.column=fold",  "--set",  "splits.test=[1, 2]"};
     const Result printed = run(program, overrides + Arguments{"--print-config"});
     INFO(printed.err);
     REQUIRE(printed.exit_code == 0);
@@ -51,7 +55,8 @@ TEST_CASE("A printed configuration reads back as itself") {
     CHECK(again.exit_code == 0);
     CHECK(again.out == printed.out);
     // The command line wins over the file.
-    CHECK_THAT(run(program, {"--config", file.string(), "--set", "train.epochs=77", "--print-config"}).out, Catch::Contains("epochs = 77\n"));
+    CHECK_THAT(run(program, {"--config", file.string(), "--set", "train.epochs=77", "--print-config"}).out,
+               Catch::Contains("epochs = 77\n"));
     CHECK(run(program, {"--print-config"}).exit_code == 0);
   }
 }
@@ -72,36 +77,42 @@ TEST_CASE("Results go to stdout, once, as tables or as one JSON object") {
   CHECK(pretraining["task"] == "pretraining");
   CHECK(pretraining["backbone"] == "");
   CHECK(pretraining["test"]["features"].size() == 9);
-  for (const std::string predictor : {"model", "visible_mean", "nearest_visible", "ridge", "sequence_mean", "next_row"}) {
+  for (const std::string predictor :
+       {"model", "visible_mean", "nearest_visible", "ridge", "sequence_mean", "next_row"}) {
     INFO(predictor);
     CHECK(pretraining["test"]["features"][0]["bounded"].contains(predictor));
     CHECK(pretraining["test"]["features"][0]["unbounded"].contains(predictor));
   }
 
-  const Json finetuning = json_of(run("finetune", small.flags("finetuning") +
-                                                      Arguments{"--json", "--backbone", small.checkpoint("pretraining").string(), "--split",
-                                                                (small.path("pretraining") / "split.json").string()}));
+  const Json finetuning =
+      json_of(run("finetune", small.flags("finetuning") +
+                                  Arguments{"--json", "--backbone", small.checkpoint("pretraining").string(), "--split",
+                                            (small.path("pretraining") / "split.json").string()}));
   CHECK(finetuning == Json::parse(bytes_of(small.path("finetuning") / "report.json")));
   CHECK_FALSE(finetuning["backbone"].get<std::string>().empty());
   for (const std::string metric : {"kpi", "mae", "rmse", "bsa", "va", "bsre", "vre"}) {
     INFO(metric);
-    for (const std::string predictor : {"model", "training_mean", "ridge"}) CHECK(finetuning["test"][predictor].contains(metric));
+    for (const std::string predictor : {"model", "training_mean", "ridge"})
+      CHECK(finetuning["test"][predictor].contains(metric));
   }
 
   const Path simulated = small.path("simulated.csv");
-  const Json simulation = json_of(run("simulate", {"--drivers", "2", "--seed", "5", "--out", simulated.string(), "--json", "--quiet"}));
+  const Json simulation =
+      json_of(run("simulate", {"--drivers", "2", "--seed", "5", "--out", simulated.string(), "--json", "--quiet"}));
   CHECK(simulation["synthetic"] == true);
   CHECK(simulation["drivers"] == 2);
   const std::string csv = bytes_of(simulated);
   CHECK(simulation["blinks"].get<std::int64_t>() == std::count(csv.begin(), csv.end(), '\n') - 1);
 
-  const Json scores = json_of(run("score", {"--checkpoint", small.checkpoint("finetuning").string(), "--data", simulated.string(), "--json", "--quiet"}));
+  const Json scores = json_of(run("score", {"--checkpoint", small.checkpoint("finetuning").string(), "--data",
+                                            simulated.string(), "--json", "--quiet"}));
   CHECK(scores["scores"].size() == scores["windows"].get<std::size_t>());
 
   const Path input = small.path("x.npy");
   blinkbert::write_npy(input, std::vector<int>{2, 10, 18}, std::span<const float>(std::vector<float>(360, 0.5f)));
-  const Json parity = json_of(run("parity", {"--checkpoint", small.checkpoint("finetuning").string(), "--input", input.string(), "--out",
-                                             small.path("parity").string(), "--json", "--quiet"}));
+  const Json parity =
+      json_of(run("parity", {"--checkpoint", small.checkpoint("finetuning").string(), "--input", input.string(),
+                             "--out", small.path("parity").string(), "--json", "--quiet"}));
   CHECK(parity["tensors"] == 1);
   CHECK(std::filesystem::exists(small.path("parity") / "parity.safetensors"));
 
@@ -109,21 +120,26 @@ TEST_CASE("Results go to stdout, once, as tables or as one JSON object") {
   const Result tables = run("pretrain", small.flags("tables") + Arguments{"--set", "train.epochs=1"});
   CHECK(tables.err.empty());
   CHECK_THAT(tables.out, Catch::Contains("nearest visible") && Catch::Contains("run folder: "));
-  const Result scored = run("score", {"--checkpoint", small.checkpoint("finetuning").string(), "--data", simulated.string()});
+  const Result scored =
+      run("score", {"--checkpoint", small.checkpoint("finetuning").string(), "--data", simulated.string()});
   CHECK_THAT(scored.err, Catch::Contains("windows of 6 recordings scored"));
   Arguments loud = small.flags("loud") + Arguments{"--from-scratch", "--set", "train.epochs=1"};
   loud.erase(std::find(loud.begin(), loud.end(), "--quiet"));
   const Result logged = run("finetune", loud);
   CHECK_THAT(logged.err, Catch::Contains("drivers: ") && Catch::Contains("epoch 1"));
-  CHECK_THAT(logged.err, !Catch::Contains("\033") && !Catch::Contains("\r"));  // no progress line where stderr is a file
+  CHECK_THAT(logged.err,
+             !Catch::Contains("\033") && !Catch::Contains("\r"));  // no progress line where stderr is a file
 }
 
 TEST_CASE("The program's scores are the library's") {
   const SmallRun small;
-  REQUIRE(run("finetune", small.flags("run") + Arguments{"--from-scratch", "--set", "train.epochs=1", "--set", "data.evaluation_stride=3"}).exit_code == 0);
+  REQUIRE(run("finetune", small.flags("run") + Arguments{"--from-scratch", "--set", "train.epochs=1", "--set",
+                                                         "data.evaluation_stride=3"})
+              .exit_code == 0);
   // Names that have to be quoted in a CSV.
   std::string csv = small_csv();
-  for (std::size_t at = 0; (at = csv.find("simulated_1_1,simulated_1,", at)) != csv.npos;) csv.replace(at, 26, "\"first, \"\"a\"\"\",simulated_1,");
+  for (std::size_t at = 0; (at = csv.find("simulated_1_1,simulated_1,", at)) != csv.npos;)
+    csv.replace(at, 26, "\"first, \"\"a\"\"\",simulated_1,");
   const Path data = small.folder.put("quoted.csv", csv), out = small.path("scores.csv");
   const Arguments flags{"--checkpoint", small.checkpoint("run").string(), "--data", data.string(), "--threads", "1"};
   const Result printed = run("score", flags);
@@ -149,7 +165,7 @@ TEST_CASE("The program's scores are the library's") {
     CHECK(table.field(row, 1) == dataset.frame.drivers[static_cast<std::size_t>(recording.driver)]);
     CHECK(table.field(row, 2) == std::to_string(window.start - recording.first_row));
     CHECK(table.field(row, 3) == std::to_string(window.start - recording.first_row + window.length - 1));
-    // Printed to the digits that bring the float back; the same code on the same machine gives the same float, up to the
+    // Printed to the digits that bring the float back; the same code on one machine gives the same float, up to the
     // order of sums where the two were compiled differently.
     CHECK(std::abs(std::stof(std::string(table.field(row, 4))) - scores[static_cast<std::size_t>(row)]) < 1e-4f);
   }

@@ -43,15 +43,15 @@ inline void put(const Path& path, const std::string& bytes, std::ios::openmode m
 }
 
 struct Result {
-  int exit_code = -1;                                          // -1 where a signal ended it
-  int signal = 0;                                              // 0 where it left by itself
+  int exit_code = -1;  // -1 where a signal ended it
+  int signal = 0;      // 0 where it left by itself
   std::string out, err;
 };
 
 /// Where a child's limits and streams differ from the parent's.
 struct Surroundings {
-  std::optional<std::uint64_t> largest_file;                   // bytes; a longer write fails as on a full disk
-  std::optional<Path> standard_output;                         // instead of being captured
+  std::optional<std::uint64_t> largest_file;  // bytes; a longer write fails as on a full disk
+  std::optional<Path> standard_output;        // instead of being captured
 };
 
 /// One running program. Ends the process where the test forgets it.
@@ -83,7 +83,7 @@ class Program {
       if (surroundings.largest_file) {
         const rlimit limit{*surroundings.largest_file, *surroundings.largest_file};
         ::setrlimit(RLIMIT_FSIZE, &limit);
-        ::signal(SIGXFSZ, SIG_IGN);                            // the write fails with EFBIG instead
+        ::signal(SIGXFSZ, SIG_IGN);  // the write fails with EFBIG instead
       }
       ::execv(program.c_str(), argv.data());
       ::_exit(127);
@@ -139,7 +139,8 @@ inline bool wait_for_replacements(Program& program, const Path& file, int times)
   const auto identity = [&] {
     struct stat status {};
     if (::stat(file.c_str(), &status) != 0) return std::pair<ino_t, std::int64_t>{0, 0};
-    return std::pair<ino_t, std::int64_t>{status.st_ino, status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec};
+    return std::pair<ino_t, std::int64_t>{status.st_ino,
+                                          status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec};
   };
   auto known = identity();
   while (times > 0) {

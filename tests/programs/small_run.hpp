@@ -62,7 +62,8 @@ struct SmallRun {
 
   /// The flags of a run into `out`; later ones are appended by the caller.
   Arguments flags(const std::string& out) const {
-    return {"--data", data.string(), "--config", config.string(), "--out", path(out).string(), "--quiet", "--threads", "1"};
+    return {"--data",  data.string(), "--config", config.string(), "--out", path(out).string(),
+            "--quiet", "--threads",   "1"};
   }
 };
 

@@ -30,7 +30,9 @@ TEST_CASE("The rows and labels of test drivers do not move the training state") 
   const SmallRun small;
   REQUIRE(run("pretrain", small.flags("pretraining")).exit_code == 0);
   const Path split = small.path("pretraining") / "split.json";
-  REQUIRE(run("finetune", small.flags("finetuning") + Arguments{"--from-scratch", "--split", split.string()}).exit_code == 0);
+  REQUIRE(
+      run("finetune", small.flags("finetuning") + Arguments{"--from-scratch", "--split", split.string()}).exit_code ==
+      0);
 
   const Json drivers = Json::parse(bytes_of(split));
   for (const auto& [program, stage, flags] : std::vector<std::tuple<std::string, std::string, Arguments>>{
@@ -65,7 +67,9 @@ TEST_CASE("The rows and labels of test drivers do not move the training state") 
     check_same_training(small.path(stage), small.path(program + " other"));
     CHECK(events_of(small.path(stage)) == events_of(small.path(program + " other")));
     // The test itself did read them.
-    const auto result = [&](const std::string& run_name) { return without_time(Json::parse(bytes_of(small.path(run_name) / "report.json")))["test"]; };
+    const auto result = [&](const std::string& run_name) {
+      return without_time(Json::parse(bytes_of(small.path(run_name) / "report.json")))["test"];
+    };
     CHECK(result(stage) != result(program + " other"));
   }
 }
@@ -78,15 +82,17 @@ TEST_CASE("Frozen parts of a backbone keep the bits of the pre-training checkpoi
   struct Case {
     std::string unfreeze;
     int epochs;
-    std::set<std::string> trained;                             // beginnings of names
+    std::set<std::string> trained;  // beginnings of names
   };
-  for (const Case& one : std::vector<Case>{{"[]", 3, {}}, {"[3, 4]", 2, {}}, {"[2, 4]", 3, {top}}, {"[2, 3]", 3, {top, next}}}) {
+  for (const Case& one :
+       std::vector<Case>{{"[]", 3, {}}, {"[3, 4]", 2, {}}, {"[2, 4]", 3, {top}}, {"[2, 3]", 3, {top, next}}}) {
     INFO(one.unfreeze << ' ' << one.epochs);
     const std::string out = "unfreeze " + one.unfreeze;
-    const Result result = run("finetune", small.flags(out) + Arguments{"--backbone", small.checkpoint("pretraining").string(), "--split",
-                                                                       (small.path("pretraining") / "split.json").string(), "--set",
-                                                                       "train.unfreeze=" + one.unfreeze, "--set",
-                                                                       "train.epochs=" + std::to_string(one.epochs)});
+    const Result result =
+        run("finetune", small.flags(out) + Arguments{"--backbone", small.checkpoint("pretraining").string(), "--split",
+                                                     (small.path("pretraining") / "split.json").string(), "--set",
+                                                     "train.unfreeze=" + one.unfreeze, "--set",
+                                                     "train.epochs=" + std::to_string(one.epochs)});
     INFO(result.err);
     REQUIRE(result.exit_code == 0);
     const auto last = blinkbert::read_safetensors(small.checkpoint(out, "last"));
@@ -96,7 +102,8 @@ TEST_CASE("Frozen parts of a backbone keep the bits of the pre-training checkpoi
       if (!name.starts_with("backbone.")) continue;
       INFO(name);
       ++backbone_tensors;
-      const bool is_trained = std::any_of(one.trained.begin(), one.trained.end(), [&](const std::string& start) { return name.starts_with(start); });
+      const bool is_trained = std::any_of(one.trained.begin(), one.trained.end(),
+                                          [&](const std::string& start) { return name.starts_with(start); });
       CHECK((tensor.data == pretrained.at(name).data) == !is_trained);
     }
     CHECK(backbone_tensors == 2 + 1 + 2 * 12);
@@ -115,14 +122,18 @@ TEST_CASE("The number of threads changes no random decision") {
   for (std::size_t i = 0; i < one_events.size(); ++i) {
     if (one_events[i]["event"] != "epoch") continue;
     CAPTURE(one_events[i].dump(), two_events[i].dump());
-    // Another row chosen or another window in the batch would move these by per cents; the order of sums moves a float by
+    // Another row chosen or another window would move these by per cents; the order of sums moves a float by
     // parts in 10^7 per step, which some twenty steps of training at rate 0.01 may multiply.
-    CHECK(two_events[i]["training_loss"].get<double>() == Approx(one_events[i]["training_loss"].get<double>()).epsilon(1e-3));
-    CHECK(two_events[i]["validation"]["masked_loss"].get<double>() == Approx(one_events[i]["validation"]["masked_loss"].get<double>()).epsilon(1e-3));
+    CHECK(two_events[i]["training_loss"].get<double>() ==
+          Approx(one_events[i]["training_loss"].get<double>()).epsilon(1e-3));
+    CHECK(two_events[i]["validation"]["masked_loss"].get<double>() ==
+          Approx(one_events[i]["validation"]["masked_loss"].get<double>()).epsilon(1e-3));
     CHECK(two_events[i]["step"] == one_events[i]["step"]);
   }
   // The rows of the test are counted, not trained: exactly equal.
-  const auto rows = [&](const std::string& name) { return Json::parse(bytes_of(small.path(name) / "report.json"))["test"]["rows"]; };
+  const auto rows = [&](const std::string& name) {
+    return Json::parse(bytes_of(small.path(name) / "report.json"))["test"]["rows"];
+  };
   CHECK(rows("one") == rows("two"));
 
   // And with the same number, more than one gives the same bits too.

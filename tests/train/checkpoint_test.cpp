@@ -37,7 +37,9 @@ Config small_config(Task task) {
 CheckpointHeader small_header(Task task) {
   return {.config = small_config(task),
           // Numbers without a short decimal form: they must come back with all their bits.
-          .scaler = {.center = {0.1, -1.0 / 3, 1e-300, 4e17, 0.3, 2}, .scale = {1, 0.1, 3, 1e9, 2.0 / 3, 7}, .tail_bound = 4.7},
+          .scaler = {.center = {0.1, -1.0 / 3, 1e-300, 4e17, 0.3, 2},
+                     .scale = {1, 0.1, 3, 1e9, 2.0 / 3, 7},
+                     .tail_bound = 4.7},
           .data = "0123456789abcdef",
           .training_drivers = {"d1", "d\"2", "d,3"}};
 }
@@ -99,21 +101,30 @@ TEST_CASE("A checkpoint holds the documented tensors and metadata, and nothing o
   CHECK(nlohmann::json::parse(file.metadata.at("labels"))["range"] == nlohmann::json({1.0, 9.0}));
 
   // N = 6 features of the model, E = 8, H = 2, F = 4 E; the upscaling block is N wide with d = N / H.
-  std::map<std::string, std::vector<std::int64_t>> wanted{
-      {"backbone.upscaling.linear.weight", {8, 6}},       {"backbone.upscaling.linear.bias", {8}},
-      {"backbone.position.weight", {6, 8}},               {"head.hidden.0.weight", {4, 8}},
-      {"head.hidden.0.bias", {4}},                        {"head.norm.0.weight", {4}},
-      {"head.norm.0.bias", {4}},                          {"head.norm.0.running_mean", {4}},
-      {"head.norm.0.running_var", {4}},                   {"head.output.weight", {6, 4}},
-      {"head.output.bias", {6}}};
+  std::map<std::string, std::vector<std::int64_t>> wanted{{"backbone.upscaling.linear.weight", {8, 6}},
+                                                          {"backbone.upscaling.linear.bias", {8}},
+                                                          {"backbone.position.weight", {6, 8}},
+                                                          {"head.hidden.0.weight", {4, 8}},
+                                                          {"head.hidden.0.bias", {4}},
+                                                          {"head.norm.0.weight", {4}},
+                                                          {"head.norm.0.bias", {4}},
+                                                          {"head.norm.0.running_mean", {4}},
+                                                          {"head.norm.0.running_var", {4}},
+                                                          {"head.output.weight", {6, 4}},
+                                                          {"head.output.bias", {6}}};
   const auto add_block = [&](const std::string& prefix, std::int64_t width) {
-    const std::map<std::string, std::vector<std::int64_t>> block{
-        {"self_attn.in_proj_weight", {3 * width, width}}, {"self_attn.in_proj_bias", {3 * width}},
-        {"self_attn.out_proj.weight", {width, width}},    {"self_attn.out_proj.bias", {width}},
-        {"linear1.weight", {4 * width, width}},           {"linear1.bias", {4 * width}},
-        {"linear2.weight", {width, 4 * width}},           {"linear2.bias", {width}},
-        {"norm1.weight", {width}},                        {"norm1.bias", {width}},
-        {"norm2.weight", {width}},                        {"norm2.bias", {width}}};
+    const std::map<std::string, std::vector<std::int64_t>> block{{"self_attn.in_proj_weight", {3 * width, width}},
+                                                                 {"self_attn.in_proj_bias", {3 * width}},
+                                                                 {"self_attn.out_proj.weight", {width, width}},
+                                                                 {"self_attn.out_proj.bias", {width}},
+                                                                 {"linear1.weight", {4 * width, width}},
+                                                                 {"linear1.bias", {4 * width}},
+                                                                 {"linear2.weight", {width, 4 * width}},
+                                                                 {"linear2.bias", {width}},
+                                                                 {"norm1.weight", {width}},
+                                                                 {"norm1.bias", {width}},
+                                                                 {"norm2.weight", {width}},
+                                                                 {"norm2.bias", {width}}};
     for (const auto& [name, shape] : block) wanted[prefix + name] = shape;
   };
   add_block("backbone.upscaling.block.", 6);
@@ -184,9 +195,15 @@ TEST_CASE("A checkpoint that is not ours is refused in one line that names the f
       {"more heads than width", in_config("model", "heads", 9), {"model.heads"}},
       {"no scaler", without("scaler"), {"scaler", "missing"}},
       {"scaler without scale", metadata("scaler", R"({"center": [0], "tail_bound": 5})"), {"scaler"}},
-      {"short scaler", metadata("scaler", R"({"center": [0], "scale": [1], "tail_bound": 5})"), {"scaler", "6 features"}},
-      {"scale 0", metadata("scaler", R"({"center": [0,0,0,0,0,0], "scale": [1,1,0,1,1,1], "tail_bound": 5})"), {"scale", "above 0"}},
-      {"tail bound 0", metadata("scaler", R"({"center": [0,0,0,0,0,0], "scale": [1,1,1,1,1,1], "tail_bound": 0})"), {"tail_bound"}},
+      {"short scaler",
+       metadata("scaler", R"({"center": [0], "scale": [1], "tail_bound": 5})"),
+       {"scaler", "6 features"}},
+      {"scale 0",
+       metadata("scaler", R"({"center": [0,0,0,0,0,0], "scale": [1,1,0,1,1,1], "tail_bound": 5})"),
+       {"scale", "above 0"}},
+      {"tail bound 0",
+       metadata("scaler", R"({"center": [0,0,0,0,0,0], "scale": [1,1,1,1,1,1], "tail_bound": 0})"),
+       {"tail_bound"}},
       {"scaler of words", metadata("scaler", R"({"center": ["a"], "scale": [1], "tail_bound": 5})"), {"scaler"}},
       {"scaler is no JSON", metadata("scaler", "center"), {"scaler", "not JSON"}},
       {"no features", without("features"), {"features", "missing"}},
@@ -194,14 +211,24 @@ TEST_CASE("A checkpoint that is not ours is refused in one line that names the f
       {"no data", without("data"), {"data", "missing"}},
       {"no training drivers", without("training_drivers"), {"training_drivers", "missing"}},
       {"drivers are numbers", metadata("training_drivers", "[1]"), {"training_drivers", "names"}},
-      {"missing tensor", [](Safetensors& file) { file.tensors.erase("head.output.bias"); }, {"head.output.bias", "missing"}},
-      {"missing statistic", [](Safetensors& file) { file.tensors.erase("head.norm.0.running_var"); }, {"head.norm.0.running_var", "missing"}},
+      {"missing tensor",
+       [](Safetensors& file) { file.tensors.erase("head.output.bias"); },
+       {"head.output.bias", "missing"}},
+      {"missing statistic",
+       [](Safetensors& file) { file.tensors.erase("head.norm.0.running_var"); },
+       {"head.norm.0.running_var", "missing"}},
       {"extra tensor", tensor("head.extra", {2}, 0), {"head.extra", "does not belong"}},
       {"another shape", tensor("head.output.weight", {4, 1}, 0), {"head.output.weight", "[4, 1]", "[1, 4]"}},
       {"another rank", tensor("head.output.bias", {}, 0), {"head.output.bias", "[]", "[1]"}},
-      {"another type", [](Safetensors& file) { file.tensors["head.output.bias"] = Tensor::of<double>({1}, std::vector<double>{0}); }, {"head.output.bias", "F64", "F32"}},
-      {"NaN", tensor("head.output.bias", {1}, std::numeric_limits<float>::quiet_NaN()), {"head.output.bias", "not finite"}},
-      {"infinity", tensor("backbone.encoder.layers.1.norm2.bias", {8}, std::numeric_limits<float>::infinity()), {"backbone.encoder.layers.1.norm2.bias", "not finite"}},
+      {"another type",
+       [](Safetensors& file) { file.tensors["head.output.bias"] = Tensor::of<double>({1}, std::vector<double>{0}); },
+       {"head.output.bias", "F64", "F32"}},
+      {"NaN",
+       tensor("head.output.bias", {1}, std::numeric_limits<float>::quiet_NaN()),
+       {"head.output.bias", "not finite"}},
+      {"infinity",
+       tensor("backbone.encoder.layers.1.norm2.bias", {8}, std::numeric_limits<float>::infinity()),
+       {"backbone.encoder.layers.1.norm2.bias", "not finite"}},
       {"wider than its tensors", in_config("model", "width", 10), {"[", "expected F32"}},
   };
   const auto values_before = to_host(device, model.parameters().values());
@@ -234,8 +261,8 @@ TEST_CASE("Loading a backbone takes its parameters, leaves the head and says wha
   Device device(1);
   PretrainingModel<Device> pretrained(device, header.config);
   const Safetensors good = small_checkpoint(device, pretrained, header);
-  const std::size_t in_backbone = static_cast<std::size_t>(
-      std::count_if(good.tensors.begin(), good.tensors.end(), [](const auto& one) { return one.first.starts_with("backbone."); }));
+  const std::size_t in_backbone = static_cast<std::size_t>(std::count_if(
+      good.tensors.begin(), good.tensors.end(), [](const auto& one) { return one.first.starts_with("backbone."); }));
 
   struct Case {
     std::string what;
@@ -244,11 +271,23 @@ TEST_CASE("Loading a backbone takes its parameters, leaves the head and says wha
   };
   const std::vector<Case> cases{
       {"whole", [](Safetensors&) {}, {}, {}, {}},
-      {"without one", [](Safetensors& file) { file.tensors.erase("backbone.position.weight"); }, {"backbone.position.weight"}, {}, {}},
+      {"without one",
+       [](Safetensors& file) { file.tensors.erase("backbone.position.weight"); },
+       {"backbone.position.weight"},
+       {},
+       {}},
       {"another shape",
-       [](Safetensors& file) { file.tensors["backbone.position.weight"] = Tensor::of<float>({7, 8}, std::vector<float>(56)); },
-       {}, {"backbone.position.weight"}, {}},
-      {"one more", [](Safetensors& file) { file.tensors["backbone.extra"] = Tensor::of<float>({1}, std::vector<float>(1)); }, {}, {}, {"backbone.extra"}},
+       [](Safetensors& file) {
+         file.tensors["backbone.position.weight"] = Tensor::of<float>({7, 8}, std::vector<float>(56));
+       },
+       {},
+       {"backbone.position.weight"},
+       {}},
+      {"one more",
+       [](Safetensors& file) { file.tensors["backbone.extra"] = Tensor::of<float>({1}, std::vector<float>(1)); },
+       {},
+       {},
+       {"backbone.extra"}},
   };
   for (const Case& one : cases) {
     INFO(one.what);
@@ -270,8 +309,10 @@ TEST_CASE("Loading a backbone takes its parameters, leaves the head and says wha
     const auto after = to_host(device, set.values());
     for (const auto& entry : set.entries()) {
       INFO(entry.name);
-      const auto begin = static_cast<std::ptrdiff_t>(entry.begin), end = begin + static_cast<std::ptrdiff_t>(entry.count);
-      const std::vector<float> now(after.begin() + begin, after.begin() + end), then(before.begin() + begin, before.begin() + end);
+      const auto begin = static_cast<std::ptrdiff_t>(entry.begin),
+                 end = begin + static_cast<std::ptrdiff_t>(entry.count);
+      const std::vector<float> now(after.begin() + begin, after.begin() + end),
+          then(before.begin() + begin, before.begin() + end);
       const bool is_loaded = std::count(report.loaded.begin(), report.loaded.end(), entry.name) == 1;
       if (is_loaded) {
         const auto stored = good.tensors.at(entry.name).as<float>();

@@ -1,7 +1,7 @@
 #pragma once
 
-// Configurations as TOML (files, --set, --print-config) and as JSON (inside checkpoints), by way of the one list of keys
-// in model/config.hpp. Reading is strict: an unknown key, another type or a number out of range is an InputError.
+// Configurations as TOML (files, --set, --print-config) and as JSON (inside checkpoints), by way of the one list of
+// keys in model/config.hpp. Reading is strict: an unknown key, another type or a number out of range is an InputError.
 
 #include <algorithm>
 #include <array>
@@ -310,7 +310,7 @@ struct NotToml {
 /// The place behind the string whose opening quote stands at `begin`; npos if it does not end.
 inline std::size_t end_of_string(std::string_view document, std::size_t begin) {
   const char quote = document[begin];
-  const std::string_view triple = quote == '"' ? R"(""")" : "'''";
+  const std::string_view triple = quote == '"' ? "\"\"\"" : "'''";
   const bool has_lines = document.substr(begin).starts_with(triple);
   for (std::size_t i = begin + (has_lines ? 3 : 1); i < document.size(); ++i) {
     if (document[i] == '\\' && quote == '"') {
@@ -327,9 +327,9 @@ inline std::size_t end_of_string(std::string_view document, std::size_t begin) {
   return std::string_view::npos;
 }
 
-/// Refuses what the TOML library (3.3) does not survive: a closing brace in a list ("[1, }") and a table header without a
-/// name ("[" and the end of the line) fail its assertions, and the tables that a dotted key opens ("a.a.a. ... = 1") are
-/// taken apart recursively. So brackets are matched here, and dots are counted. Throws NotToml.
+/// Refuses what the TOML library (3.3) does not survive: a closing brace in a list ("[1, }") and a table header without
+/// a name ("[" and the end of the line) fail its assertions, and the tables that a dotted key opens ("a.a.a. ... = 1")
+/// are taken apart recursively. So brackets are matched here, and dots are counted. Throws NotToml.
 inline void check_brackets(std::string_view document) {
   constexpr std::size_t most_dots = 4096;
   constexpr std::string_view byte_order_mark = "\xef\xbb\xbf";

@@ -3,7 +3,7 @@
 // Safetensors: named tensors in one file, as PyTorch's ecosystem reads and writes them.
 //
 //   8 bytes     length n of the header, little-endian
-//   n bytes     JSON {"__metadata__": {text: text}, name: {"dtype": ..., "shape": [...], "data_offsets": [begin, end]}},
+//   n bytes     JSON {"__metadata__": {text: text}, name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}},
 //               padded with spaces so that the data begins at a multiple of 8
 //   the rest    the tensors, row-major and little-endian, without gaps; offsets count from here
 //

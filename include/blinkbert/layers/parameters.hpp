@@ -230,7 +230,7 @@ class ParameterSet {
   typename Device::Memory values_memory_, working_memory_, gradients_memory_, statistics_memory_;
 };
 
-/// Copies the parameters named `backbone.*` from one model to another of the same configuration. Throws ContractViolation
+/// Copies the parameters of the backbone from one model to another of the same configuration. Throws ContractViolation
 /// where they differ.
 template <class Device>
 void copy_backbone(Device& device, ParameterSet<Device>& to, const ParameterSet<Device>& from) {

@@ -222,6 +222,13 @@ inline int model_features(const DataConfig& data) {
   return data.calibration == Calibration::append ? 2 * original : original;
 }
 
+/// Elements of the encoder blocks' matrices: four of [heads d, E] in attention, d = ceil(E / heads), and two of [4 E, E].
+/// Nearly all of a model of some size.
+inline std::int64_t encoder_matrix_elements(const ModelConfig& model) {
+  const std::int64_t E = model.width, attention = model.heads * ((E + model.heads - 1) / model.heads);
+  return model.blocks * (4 * attention * E + 8 * E * E);
+}
+
 /// Throws InputError that names the key, what was found and what would be right. Call after `resolve`.
 inline void validate(const Config& config) {
   const auto demand = [](bool holds, std::string_view key, const auto& found, std::string_view wanted) {
@@ -291,6 +298,9 @@ inline void validate(const Config& config) {
   demand(model.blocks >= 1 && model.blocks <= 64, "model.blocks", model.blocks, "must be between 1 and 64");
   demand(model.heads >= 1 && model.heads <= model.width, "model.heads", model.heads,
          "must be between 1 and model.width");
+  // One index of 31 bits counts all parameters; half of that is left for what is no matrix of the encoder.
+  demand(encoder_matrix_elements(model) < std::int64_t{1} << 30, "model.width", model.width,
+         text("must be smaller with model.blocks = ", model.blocks, ": a model has fewer than 2^30 parameters"));
   demand_share("model.dropout", model.dropout);
   demand(model.max_length >= data.window, "model.max_length", model.max_length,
          text("must be at least data.window = ", data.window));

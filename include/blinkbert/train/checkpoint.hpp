@@ -78,6 +78,12 @@ inline CheckpointHeader read_header(const Safetensors& file) {
   } catch (const InputError& error) {
     fail("config: ", error.what());
   }
+  // A model is made before its tensors are looked up by name: a file must not ask for more memory than its size excuses.
+  std::int64_t elements = 0;
+  for (const auto& [name, tensor] : file.tensors) elements += static_cast<std::int64_t>(tensor.data.size() / element_size(tensor.dtype));
+  if (encoder_matrix_elements(header.config.model) / 2 > elements) {
+    fail("holds ", elements, " numbers, far fewer than the model that its configuration describes");
+  }
   const auto parse = [&](const std::string& key) { return parse_json(at(key), text(file.path, ": metadata \"", key, "\"")); };
   const nlohmann::json scaler = parse("scaler");
   try {
@@ -182,7 +188,7 @@ void load_parameters(Device& device, ParameterSet<Device>& set, const Safetensor
   set.refresh_working(device);
 }
 
-/// Loads the parameters named `backbone.*` and leaves the rest as it is. Tensors outside the backbone are `unexpected`;
+/// Loads the parameters of the backbone and leaves the rest as it is. Tensors outside the backbone are `unexpected`;
 /// the caller decides what a missing one means.
 template <class Device>
 LoadReport load_backbone(Device& device, ParameterSet<Device>& set, const Safetensors& file) {

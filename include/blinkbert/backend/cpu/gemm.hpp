@@ -6,7 +6,7 @@
 //
 // Called from one thread on its own rows of C; who splits the rows is the op. B is packed once per block of columns into
 // panels as wide as a tile, A per block into panels as high as a tile, so that the innermost loop reads both in order; a
-// block of A stays in the second cache, a panel of B in the first. Edges are computed as whole tiles beside C, so an
+// block of A and a panel of B stay in the second cache. Edges are computed as whole tiles beside C, so an
 // element's bits do not depend on where in C it stands. Source of the scheme: Goto, van de Geijn 2008, "Anatomy of
 // high-performance matrix multiplication", ACM TOMS 34(3), 12.
 
@@ -50,7 +50,7 @@ template <class Real>
 inline constexpr int gemm_tile_columns = 2 * pack_size<Real>;
 
 inline constexpr int gemm_depth = 384;                  // of a block: a panel of B is 48 KB at most
-inline constexpr int gemm_rows = 12 * gemm_tile_rows;   // of a block: A takes 258 KB at most
+inline constexpr int gemm_rows = 12 * gemm_tile_rows;   // of a block: A takes 216 KB in float, 432 KB in double
 inline constexpr std::int64_t gemm_packed_b = 1 << 20;  // elements of B packed at a time, 4 MB: some of the third cache
 
 /// A panel of A: `gemm_tile_rows` consecutive numbers for each k.
