@@ -158,8 +158,13 @@ void print(std::ostream& out, const Json& report) {
   std::vector<std::vector<std::string>> rows{{"", "model", "", "training mean", "ridge"}};
   for (const NamedScore& score : named_scores) {
     const std::string name(score.name);
-    rows.push_back({name, fixed(test["model"][name], 3), fixed_interval(test["model"]["intervals"][name], 2),
-                    fixed(test["training_mean"][name], 3), fixed(test["ridge"][name], 3)});
+    const bool is_share = name == "accuracy" || name == "kpi" || name == "bsa" || name == "va";
+    const double unit = is_share ? 100 : 1;
+    const auto cell = [&](const Json& value) { return fixed(value.is_number() ? Json(unit * value.get<double>()) : value, is_share ? 1 : 3); };
+    const Json& interval = test["model"]["intervals"][name];
+    const std::string limits = interval[0].is_number() ? " [" + cell(interval[0]) + ", " + cell(interval[1]) + "]" : "";
+    rows.push_back({is_share ? name + ", %" : name, cell(test["model"][name]), limits, cell(test["training_mean"][name]),
+                    cell(test["ridge"][name])});
   }
   print_table(out, rows);
   out << "\nWindows by true (rows) and predicted level:\n";
@@ -172,13 +177,13 @@ void print(std::ostream& out, const Json& report) {
   }
   print_table(out, rows);
   out << "\nBy driver:\n";
-  rows = {{"driver", "windows", "mae", "rmse", "accuracy", "kpi", "va"}};
+  rows = {{"driver", "windows", "mae", "rmse", "accuracy", "kpi", "qwk", "va"}};
   constexpr std::size_t most = 20;
   const Json& drivers = test["model"]["drivers"];
   for (std::size_t i = 0; i < std::min(drivers.size(), most); ++i) {
     const Json& one = drivers[i];
     rows.push_back({one["driver"].get<std::string>(), fixed(one["windows"], 0), fixed(one["mae"], 2), fixed(one["rmse"], 2),
-                    fixed(one["accuracy"], 2), fixed(one["kpi"], 2), fixed(one["va"], 2)});
+                    fixed(one["accuracy"], 2), fixed(one["kpi"], 2), fixed(one["qwk"], 2), fixed(one["va"], 2)});
   }
   print_table(out, rows);
   if (drivers.size() > most) out << "  and " << drivers.size() - most << " more in report.json\n";

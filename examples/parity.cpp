@@ -15,6 +15,7 @@
 #include <blinkbert/train/stage.hpp>
 
 #include "command_line.hpp"
+#include "instantiations.hpp"
 
 namespace {
 

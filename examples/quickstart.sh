@@ -74,7 +74,7 @@ step() {
 
 if [ -z "$data" ]; then
   data=$runs/simulated_drivers.csv
-  step simulate "$bin/simulate" --drivers 40 --seed 1 --out "$data"
+  step simulate "$bin/simulate" --drivers 80 --seed 1 --out "$data"
   pretraining=(--config examples/configs/small_pretraining.toml)
   finetuning=(--config examples/configs/small_finetuning.toml)
 else

@@ -12,6 +12,7 @@
 #include <blinkbert/io/config_file.hpp>
 
 #include "command_line.hpp"
+#include "instantiations.hpp"
 
 namespace {
 

@@ -23,6 +23,7 @@
 #include <blinkbert/train/run_folder.hpp>
 
 #include "command_line.hpp"
+#include "instantiations.hpp"
 #include "results.hpp"
 
 namespace programs {
@@ -114,6 +115,17 @@ inline Json left_out(const Frame& frame, const WindowIndex& index, const DriverS
   return list;
 }
 
+/// A label that no prediction can reach would be counted as an error that no model can mend.
+inline void check_labels(const Dataset& dataset, const std::vector<NumberedWindow>& windows, const Config& config) {
+  const double low = config.labels.range[0], high = config.labels.range[1];
+  for (const NumberedWindow& one : windows) {
+    if (one.window.label >= low && one.window.label <= high) continue;
+    const Recording& recording = dataset.frame.recordings[static_cast<std::size_t>(one.window.recording)];
+    throw InputError(text(dataset.frame.path, ": recording ", recording.name, " has the label ", one.window.label,
+                          " outside labels.range = [", low, ", ", high, "]; set labels.range and labels.edges for this file"));
+  }
+}
+
 /// Reads, splits, scales and cuts the file. `scaler` given: it is not fitted.
 inline RunData load_data(const Config& config, const TrainingFlags& flags, const RunFolder& folder,
                          const std::optional<Scaler>& scaler) {
@@ -158,6 +170,9 @@ inline RunData load_data(const Config& config, const TrainingFlags& flags, const
   }
   run.dataset = scaler ? make_dataset(std::move(frame), config.data, *scaler)
                        : make_dataset(std::move(frame), config.data, sets.training, wanted);
+  if (config.task == Task::finetuning) {
+    for (const auto* windows : {&run.training, &run.validation, &run.test}) check_labels(run.dataset, *windows, config);
+  }
   return run;
 }
 

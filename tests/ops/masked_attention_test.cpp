@@ -15,9 +15,9 @@ struct Case {
   double scale = 1;
 };
 
-// A scale of 12 gives scores of some hundreds: exp without the maximum taken off would overflow. That case has its values
-// on a grid of quarters and D = 16, so that the scores are exact in any order of summation and their rounding, large
-// beside 1, does not have to be allowed for.
+// A scale of 40 gives scores of hundreds and more: exp without the maximum taken off would overflow. That case has its
+// values on a grid of quarters and D = 16, so that the scores are exact in any order of summation and their rounding,
+// large beside 1, does not have to be allowed for. The last cases: the longest rows, enough work for several threads.
 const Case cases[] = {{{1}, 1, 1, 1, Keys::all, 0},
                       {{1, 0}, 1, 2, 3, Keys::all, .5},
                       {{7, 3}, 7, 1, 3, Keys::half, 0},
@@ -30,9 +30,10 @@ const Case cases[] = {{{1}, 1, 1, 1, Keys::all, 0},
                       {{32, 31}, 32, 1, 8, Keys::half, .1},
                       {{33, 0, 32}, 33, 2, 3, Keys::half, .1},
                       {{20, 20}, 20, 1, 5, Keys::none, .1},
-                      {{12, 9}, 13, 2, 16, Keys::half, .1, 12},
+                      {{12, 9}, 13, 2, 16, Keys::half, .1, 40},
                       {{64}, 64, 1, 17, Keys::half, 0},
                       {{65, 40}, 65, 1, 6, Keys::all, .1},
+                      {{512}, 512, 1, 2, Keys::all, .1},
                       {{30, 30, 12, 30, 29, 7, 0, 30, 30, 30, 1, 30}, 30, 3, 9, Keys::half, .05}};
 
 template <class Real>
@@ -109,7 +110,8 @@ TEMPLATE_LIST_TEST_CASE("masked attention backward", "[masked_attention]", Backe
       return oracle::masked_attention_gradient(x[0], x[1], setup.visible, c.lengths, L, H, D, setup.dropout);
     };
     const Expected<Real> dqkv = expect_values<Real>(formula, {setup.inputs[0], output_gradient});
-    Expected<Real> by_duals = expect_gradient<Real>(attention, setup.inputs, 0, zeroed(output_gradient, real), {}, 100);
+    Expected<Real> by_duals =
+        expect_gradient<Real>(attention, setup.inputs, 0, zeroed(output_gradient, real), {}, L > 100 ? 3 : 100);
     by_duals.tolerance = dqkv.tolerance;
     for (const int threads : thread_counts<TestType>()) {
       INFO(described(c, threads));

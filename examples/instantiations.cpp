@@ -1,0 +1,3 @@
+#include "instantiations.hpp"
+
+BLINKBERT_INSTANTIATE()
