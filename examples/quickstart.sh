@@ -74,6 +74,7 @@ step() {
 
 if [ -z "$data" ]; then
   data=$runs/simulated_drivers.csv
+  kind="synthetic data: recordings of simulated drivers"
   step simulate "$bin/simulate" --drivers 80 --seed 1 --out "$data"
   pretraining=(--config examples/configs/small_pretraining.toml)
   finetuning=(--config examples/configs/small_finetuning.toml)
@@ -103,6 +104,7 @@ peak_of() {
 }
 
 echo
+echo "${kind:-$data}"
 for name in pretrain finetune-pretrained finetune-from-scratch; do
   echo "=== $name"
   cat "$runs/$name.txt"

@@ -143,7 +143,7 @@ TEST_CASE("The same run twice gives the same bytes, and resuming a finished one 
   }
 }
 
-TEST_CASE("What was logged after the last commit is cut on resume; a log that is too short or broken is refused") {
+TEST_CASE("What was logged after the last commit is cut on resume, a log that is too short or broken is refused") {
   const SmallRun small;
   REQUIRE(run("pretrain", small.flags("whole")).exit_code == 0);
   {

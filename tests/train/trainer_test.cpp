@@ -329,7 +329,7 @@ TEST_CASE("frozen parts keep their bits until their epoch, then start as if it w
   CHECK(run.trainer.state().skipped == 3);
 }
 
-TEST_CASE("without a list everything trains from the first step; with one the embedding never does") {
+TEST_CASE("without a list everything trains from the first step, with one the embedding never does") {
   const Config config = small_config(Task::finetuning);
   for (const bool is_scratch : {true, false}) {
     Finetuning<float> run(config, SmallData(12), 1,
@@ -584,7 +584,7 @@ TEST_CASE("stopped anywhere and continued, a run has the bits of one that was no
   }
 }
 
-TEST_CASE("the same run twice gives the same bits; another seed gives others") {
+TEST_CASE("the same run twice gives the same bits, another seed gives others") {
   Config config = small_config(Task::pretraining);
   const auto values_after = [&] {
     Pretraining<float> run(config, SmallData(20));
