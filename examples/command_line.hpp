@@ -32,7 +32,7 @@ enum ExitCode { good = 0, failed_run = 1, wrong_input = 2, diverged = 3, interru
 
 /// Flags with the same meaning in every program that has them.
 struct CommonFlags {
-  int threads = 0;                                             // 0 = all
+  int threads = 0;  // 0 = all
   std::string device = "auto";
   bool is_quiet = false;
   bool wants_json = false;
@@ -81,7 +81,8 @@ inline void stop_on_signals() {
 /// libraries for this bring threads and cursor control that a single line does not need.
 class ProgressLine {
  public:
-  explicit ProgressLine(bool is_wanted) : is_shown_(is_wanted && isatty(STDERR_FILENO) != 0 && std::getenv("CI") == nullptr) {}
+  explicit ProgressLine(bool is_wanted)
+      : is_shown_(is_wanted && isatty(STDERR_FILENO) != 0 && std::getenv("CI") == nullptr) {}
   ~ProgressLine() { clear(); }
 
   void show(const std::function<std::string()>& line) {

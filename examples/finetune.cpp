@@ -26,13 +26,13 @@ Backbone read_backbone(const std::filesystem::path& path) {
 void take_over(Config& config, const std::set<std::string>& explicit_keys, const Backbone& backbone) {
   const Config& saved = backbone.header.config;
   const auto is_inherited = [](std::string_view key) {
-    return key == "data.features" || key == "data.calibration" || key == "data.calibration_blinks" || key == "data.scaler" ||
-           key == "data.tail_bound" || key == "data.window" || key.starts_with("model.");
+    return key == "data.features" || key == "data.calibration" || key == "data.calibration_blinks" ||
+           key == "data.scaler" || key == "data.tail_bound" || key == "data.window" || key.starts_with("model.");
   };
   for (const std::string& key : explicit_keys) {
     if (is_inherited(key) && value_of(config, key) != value_of(saved, key)) {
-      throw InputError(text(key, " = ", value_of(config, key), ": the backbone ", backbone.file.path, " was trained with ",
-                            value_of(saved, key), "; leave the key out"));
+      throw InputError(text(key, " = ", value_of(config, key), ": the backbone ", backbone.file.path,
+                            " was trained with ", value_of(saved, key), "; leave the key out"));
     }
   }
   config.data.features = saved.data.features;
@@ -107,7 +107,10 @@ std::vector<std::pair<std::string, std::vector<ScoredWindow>>> baseline_scores(c
 
   std::vector<ScoredWindow> mean, regressed;
   for (const NumberedWindow& one : run.test) {
-    ScoredWindow scored{.driver = run.dataset.driver_of(one.window), .recording = one.window.recording, .truth = one.window.label, .prediction = sum / n};
+    ScoredWindow scored{.driver = run.dataset.driver_of(one.window),
+                        .recording = one.window.recording,
+                        .truth = one.window.label,
+                        .prediction = sum / n};
     mean.push_back(scored);
     scored.prediction = ridge.predict(statistics(one))[0];
     regressed.push_back(scored);
@@ -137,16 +140,19 @@ Json scores_json(const std::vector<ScoredWindow>& scored, const Config& config, 
 }
 
 Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& run) {
-  const std::vector<ScoredWindow> scored = evaluate_scores(shop.device, shop.model, shop.stage, shop.buckets, shop.loader,
-                                                           run.dataset, config.train.batch, run.test);
-  Json test{{"drivers", run.split.finetuning.test}, {"windows", run.test.size()}, {"model", scores_json(scored, config, run)}};
+  const std::vector<ScoredWindow> scored = evaluate_scores(shop.device, shop.model, shop.stage, shop.buckets,
+                                                           shop.loader, run.dataset, config.train.batch, run.test);
+  Json test{{"drivers", run.split.finetuning.test},
+            {"windows", run.test.size()},
+            {"model", scores_json(scored, config, run)}};
   for (const auto& [name, scores] : baseline_scores(run)) test[name] = scores_json(scores, config, run);
   return test;
 }
 
 void print(std::ostream& out, const Json& report) {
   if (!report.contains("test")) {
-    out << "no test drivers; best " << report["monitor"].get<std::string>() << ' ' << fixed(report["best"], 4) << " in epoch " << report["best_epoch"] << '\n';
+    out << "no test drivers; best " << report["monitor"].get<std::string>() << ' ' << fixed(report["best"], 4)
+        << " in epoch " << report["best_epoch"] << '\n';
     return;
   }
   const Json& test = report["test"];
@@ -160,11 +166,13 @@ void print(std::ostream& out, const Json& report) {
     const std::string name(score.name);
     const bool is_share = name == "accuracy" || name == "kpi" || name == "bsa" || name == "va";
     const double unit = is_share ? 100 : 1;
-    const auto cell = [&](const Json& value) { return fixed(value.is_number() ? Json(unit * value.get<double>()) : value, is_share ? 1 : 3); };
+    const auto cell = [&](const Json& value) {
+      return fixed(value.is_number() ? Json(unit * value.get<double>()) : value, is_share ? 1 : 3);
+    };
     const Json& interval = test["model"]["intervals"][name];
     const std::string limits = interval[0].is_number() ? " [" + cell(interval[0]) + ", " + cell(interval[1]) + "]" : "";
-    rows.push_back({is_share ? name + ", %" : name, cell(test["model"][name]), limits, cell(test["training_mean"][name]),
-                    cell(test["ridge"][name])});
+    rows.push_back({is_share ? name + ", %" : name, cell(test["model"][name]), limits,
+                    cell(test["training_mean"][name]), cell(test["ridge"][name])});
   }
   print_table(out, rows);
   out << "\nWindows by true (rows) and predicted level:\n";
@@ -182,12 +190,14 @@ void print(std::ostream& out, const Json& report) {
   const Json& drivers = test["model"]["drivers"];
   for (std::size_t i = 0; i < std::min(drivers.size(), most); ++i) {
     const Json& one = drivers[i];
-    rows.push_back({one["driver"].get<std::string>(), fixed(one["windows"], 0), fixed(one["mae"], 2), fixed(one["rmse"], 2),
-                    fixed(one["accuracy"], 2), fixed(one["kpi"], 2), fixed(one["qwk"], 2), fixed(one["va"], 2)});
+    rows.push_back({one["driver"].get<std::string>(), fixed(one["windows"], 0), fixed(one["mae"], 2),
+                    fixed(one["rmse"], 2), fixed(one["accuracy"], 2), fixed(one["kpi"], 2), fixed(one["qwk"], 2),
+                    fixed(one["va"], 2)});
   }
   print_table(out, rows);
   if (drivers.size() > most) out << "  and " << drivers.size() - most << " more in report.json\n";
-  out << "\ntime " << fixed(report["time"]["seconds"], 1) << " s, peak memory " << fixed(report["time"]["peak_memory_mib"], 0) << " MiB\n";
+  out << "\ntime " << fixed(report["time"]["seconds"], 1) << " s, peak memory "
+      << fixed(report["time"]["peak_memory_mib"], 0) << " MiB\n";
 }
 
 int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::path>& backbone_path, bool from_scratch) {
@@ -216,7 +226,8 @@ int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::pa
     return good;
   }
 
-  const RunData run = load_data(config, flags, folder, backbone ? std::optional(backbone->header.scaler) : std::nullopt);
+  const RunData run =
+      load_data(config, flags, folder, backbone ? std::optional(backbone->header.scaler) : std::nullopt);
   Workshop<Stage> shop(config, run.dataset.table, flags.threads);
   std::optional<std::vector<int>> unfreeze;
   if (backbone) {
@@ -230,7 +241,8 @@ int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::pa
     }
     unfreeze = config.train.unfreeze;
   }
-  Trainer<Stage> trainer(shop.device, shop.model, shop.stage, shop.loader, shop.buckets, run.training, config.train, unfreeze);
+  Trainer<Stage> trainer(shop.device, shop.model, shop.stage, shop.loader, shop.buckets, run.training, config.train,
+                         unfreeze);
   start_at_label_mean(shop, run.training);
   const CheckpointHeader header{.config = config,
                                 .scaler = run.dataset.scaler,
@@ -270,7 +282,8 @@ int main(int argc, char** argv) {
   CLI::App app("Fine-tunes an encoder to a drowsiness score on labelled blinks", "finetune");
   add_training_flags(app, flags);
   auto* backbone_flag = app.add_option("--backbone", backbone, "Pre-training checkpoint to start from");
-  app.add_flag("--from-scratch", from_scratch, "Start from random parameters; everything trains from the first epoch")->excludes(backbone_flag);
+  app.add_flag("--from-scratch", from_scratch, "Start from random parameters; everything trains from the first epoch")
+      ->excludes(backbone_flag);
   stop_on_signals();
   return run_program(app, argc, argv, [&] { return finetune(flags, backbone, from_scratch); });
 }

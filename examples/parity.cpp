@@ -31,11 +31,11 @@ struct ParityFlags : programs::CommonFlags {
 /// The arrays of one call, as the model takes them.
 struct Arrays {
   int B = 0, L = 0, N = 0;
-  std::vector<float> x, target;                                // [B, L, N]; target of fine-tuning [B]
-  std::vector<int> lengths;                                    // [B]
-  std::vector<int> rows, slots, present;                       // what the head reads
+  std::vector<float> x, target;           // [B, L, N]; target of fine-tuning [B]
+  std::vector<int> lengths;               // [B]
+  std::vector<int> rows, slots, present;  // what the head reads
   std::vector<std::uint32_t> visible;
-  int M = 0;                                                   // chosen rows
+  int M = 0;  // chosen rows
 };
 
 void demand_shape(const std::filesystem::path& path, const NpyArray& array, const std::vector<int>& wanted) {
@@ -50,15 +50,19 @@ void demand_shape(const std::filesystem::path& path, const NpyArray& array, cons
 
 Arrays read_arrays(const ParityFlags& flags, const Config& config) {
   const bool pretrains = config.task == Task::pretraining;
-  if (flags.target && pretrains && !flags.masked) throw InputError("--target with a pre-training checkpoint needs --masked: the rows that the loss reads");
-  if (flags.target && !pretrains && flags.masked) throw InputError("--target with a fine-tuning checkpoint: --masked has no meaning for its loss, leave it out");
+  if (flags.target && pretrains && !flags.masked)
+    throw InputError("--target with a pre-training checkpoint needs --masked: the rows that the loss reads");
+  if (flags.target && !pretrains && flags.masked)
+    throw InputError("--target with a fine-tuning checkpoint: --masked has no meaning for its loss, leave it out");
   Arrays arrays;
   const NpyArray x = read_npy(*flags.input);
-  if (x.shape.size() != 3) throw InputError(text(flags.input->string(), ": has ", x.shape.size(), " axes, expected [B, L, N]"));
+  if (x.shape.size() != 3)
+    throw InputError(text(flags.input->string(), ": has ", x.shape.size(), " axes, expected [B, L, N]"));
   arrays.B = x.shape[0], arrays.L = x.shape[1], arrays.N = x.shape[2];
   demand_shape(*flags.input, x, {arrays.B, arrays.L, model_features(config.data)});
   if (arrays.B < 1 || arrays.L < 1 || arrays.L > config.model.max_length) {
-    throw InputError(text(flags.input->string(), ": ", arrays.B, " sequences of ", arrays.L, " rows; the model takes at least 1 of 1 to ", config.model.max_length));
+    throw InputError(text(flags.input->string(), ": ", arrays.B, " sequences of ", arrays.L,
+                          " rows; the model takes at least 1 of 1 to ", config.model.max_length));
   }
   arrays.x = x.as<float>();
   arrays.lengths.assign(static_cast<std::size_t>(arrays.B), arrays.L);
@@ -67,7 +71,8 @@ Arrays read_arrays(const ParityFlags& flags, const Config& config) {
     demand_shape(*flags.lengths, lengths, {arrays.B});
     arrays.lengths = lengths.as<int>();
     for (const int length : arrays.lengths) {
-      if (length < 0 || length > arrays.L) throw InputError(text(flags.lengths->string(), ": a length of ", length, ", expected 0 to ", arrays.L));
+      if (length < 0 || length > arrays.L)
+        throw InputError(text(flags.lengths->string(), ": a length of ", length, ", expected 0 to ", arrays.L));
     }
   }
   const int T = arrays.B * arrays.L;
@@ -88,7 +93,9 @@ Arrays read_arrays(const ParityFlags& flags, const Config& config) {
     for (int l = 0; l < arrays.L; ++l) {
       const auto t = static_cast<std::size_t>(b * arrays.L + l);
       if (l >= length) {
-        if (masked[t]) throw InputError(text(flags.masked->string(), ": row ", l, " of sequence ", b, " is masked but lies beyond its length ", length));
+        if (masked[t])
+          throw InputError(text(flags.masked->string(), ": row ", l, " of sequence ", b,
+                                " is masked but lies beyond its length ", length));
         continue;
       }
       if (!masked[t]) arrays.visible[static_cast<std::size_t>(b * words + l / 32)] |= std::uint32_t{1} << l % 32;
@@ -102,15 +109,18 @@ Arrays read_arrays(const ParityFlags& flags, const Config& config) {
   }
   if (flags.target) {
     const NpyArray target = read_npy(*flags.target);
-    demand_shape(*flags.target, target, pretrains ? std::vector<int>{arrays.B, arrays.L, arrays.N} : std::vector<int>{arrays.B});
+    demand_shape(*flags.target, target,
+                 pretrains ? std::vector<int>{arrays.B, arrays.L, arrays.N} : std::vector<int>{arrays.B});
     arrays.target = target.as<float>();
-    if (pretrains && arrays.M == 0) throw InputError(text(flags.masked->string(), ": chooses no row; the loss needs at least one"));
+    if (pretrains && arrays.M == 0)
+      throw InputError(text(flags.masked->string(), ": chooses no row; the loss needs at least one"));
   }
   return arrays;
 }
 
 template <class Stage>
-Safetensors run_checkpoint(const ParityFlags& flags, const Safetensors& checkpoint, Config config, const Arrays& arrays) {
+Safetensors run_checkpoint(const ParityFlags& flags, const Safetensors& checkpoint, Config config,
+                           const Arrays& arrays) {
   using Model = typename Stage::Model;
   // The loss of the contract, whatever the run was trained with: squared, all weights 1.
   config.train.loss = LossKind::squared;

@@ -24,7 +24,7 @@ std::vector<char> chosen_flags(const WindowPrediction& one) {
 
 /// Errors of the model and of every baseline on the same chosen rows.
 struct Comparison {
-  std::vector<std::string> names;                              // "model", then the baselines
+  std::vector<std::string> names;  // "model", then the baselines
   std::vector<MaskedErrors> errors;
 };
 
@@ -76,7 +76,9 @@ Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& r
   const int original = static_cast<int>(config.data.features.size());
   const FeatureVariance variance = feature_variance(run.dataset, run.test, original);
   const std::vector<double> scale(run.dataset.scaler.scale.begin(), run.dataset.scaler.scale.begin() + original);
-  const auto bounded = [&](const MaskedSums& sums) { return variance_shares(masked_metrics(sums).squared, scale, variance.bounded); };
+  const auto bounded = [&](const MaskedSums& sums) {
+    return variance_shares(masked_metrics(sums).squared, scale, variance.bounded);
+  };
   const auto unbounded = [&](const MaskedSums& sums) {
     return variance_shares(masked_metrics(sums).squared_unbounded, scale, variance.unbounded);
   };
@@ -104,7 +106,8 @@ Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& r
 
   // Intervals over drivers: of the model's share, and of its difference to each baseline (below 0: the model is better).
   const std::vector<Interval> shares = driver_intervals(model.by_driver(), config.train.seed, bounded);
-  for (std::size_t n = 0; n < static_cast<std::size_t>(original); ++n) test["features"][n]["interval"] = interval_json(shares[n]);
+  for (std::size_t n = 0; n < static_cast<std::size_t>(original); ++n)
+    test["features"][n]["interval"] = interval_json(shares[n]);
   for (std::size_t i = 1; i < comparison.names.size(); ++i) {
     const auto differences =
         driver_difference_intervals(comparison.errors[i].by_driver(), model.by_driver(), config.train.seed, bounded);
@@ -113,27 +116,31 @@ Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& r
     }
   }
   if (config.data.calibration == Calibration::append) {
-    test["early"] = {{"rows", model.early().rows}, {"features", table([](const MaskedErrors& errors) { return errors.early(); })}};
+    test["early"] = {{"rows", model.early().rows},
+                     {"features", table([](const MaskedErrors& errors) { return errors.early(); })}};
     const MaskedMetrics calibration = masked_metrics(model.calibration());
     test["calibration"] = {{"rows", calibration.rows}, {"mean_squared_error_scaled", Json::array()}};
-    for (const double error : calibration.squared) test["calibration"]["mean_squared_error_scaled"].push_back(number(error));
+    for (const double error : calibration.squared)
+      test["calibration"]["mean_squared_error_scaled"].push_back(number(error));
   }
   return test;
 }
 
 void print(std::ostream& out, const Json& report) {
   if (!report.contains("test")) {
-    out << "no test drivers; best " << report["monitor"].get<std::string>() << ' ' << fixed(report["best"], 4) << " in epoch "
-        << report["best_epoch"] << '\n';
+    out << "no test drivers; best " << report["monitor"].get<std::string>() << ' ' << fixed(report["best"], 4)
+        << " in epoch " << report["best_epoch"] << '\n';
     return;
   }
   const Json& test = report["test"];
-  out << "\nMasked rows of " << test["drivers"].size() << " held-out drivers (" << test["rows"].get<std::int64_t>() << " rows of "
-      << test["windows"] << " windows, best epoch " << report["best_epoch"] << ").\n"
-      << "Share of each feature's variance that the squared error leaves; 1.00 = the mean of the test rows. [95 % over drivers]\n"
+  out << "\nMasked rows of " << test["drivers"].size() << " held-out drivers (" << test["rows"].get<std::int64_t>()
+      << " rows of " << test["windows"] << " windows, best epoch " << report["best_epoch"] << ").\n"
+      << "Share of each feature's variance that the squared error leaves; 1.00 = the mean of the test rows. [95 % over "
+         "drivers]\n"
       << "* sees unmasked rows, more than the model does.\n";
   const auto print_features = [&](const Json& features, const std::string& tails) {
-    std::vector<std::vector<std::string>> rows{{tails, "model", "", "visible mean", "nearest visible", "ridge", "sequence mean*", "next row*"}};
+    std::vector<std::vector<std::string>> rows{
+        {tails, "model", "", "visible mean", "nearest visible", "ridge", "sequence mean*", "next row*"}};
     for (const Json& one : features) {
       const Json& shares = one[tails];
       rows.push_back({one["name"].get<std::string>(), fixed(shares["model"], 3),
@@ -148,16 +155,20 @@ void print(std::ostream& out, const Json& report) {
   out << "\nTails as measured:\n";
   print_features(test["features"], "unbounded");
   if (test.contains("early") && test["early"]["rows"].get<double>() > 0) {
-    out << "\nA driver's first blinks, whose calibration features give them away; in no number above (" << test["early"]["rows"].get<std::int64_t>() << " rows):\n";
+    out << "\nA driver's first blinks, whose calibration features give them away; in no number above ("
+        << test["early"]["rows"].get<std::int64_t>() << " rows):\n";
     print_features(test["early"]["features"], "bounded");
   }
   if (test.contains("calibration")) {
     double sum = 0;
-    for (const Json& error : test["calibration"]["mean_squared_error_scaled"]) sum += error.is_number() ? error.get<double>() : 0;
-    out << "\nCalibration features: mean squared error " << fixed(sum / static_cast<double>(test["calibration"]["mean_squared_error_scaled"].size()), 4)
+    for (const Json& error : test["calibration"]["mean_squared_error_scaled"])
+      sum += error.is_number() ? error.get<double>() : 0;
+    out << "\nCalibration features: mean squared error "
+        << fixed(sum / static_cast<double>(test["calibration"]["mean_squared_error_scaled"].size()), 4)
         << " in scaled units\n";
   }
-  out << "\ntime " << fixed(report["time"]["seconds"], 1) << " s, peak memory " << fixed(report["time"]["peak_memory_mib"], 0) << " MiB\n";
+  out << "\ntime " << fixed(report["time"]["seconds"], 1) << " s, peak memory "
+      << fixed(report["time"]["peak_memory_mib"], 0) << " MiB\n";
 }
 
 int pretrain(const TrainingFlags& flags) {
@@ -180,7 +191,8 @@ int pretrain(const TrainingFlags& flags) {
 
   const RunData run = load_data(config, flags, folder, std::nullopt);
   Workshop<Stage> shop(config, run.dataset.table, flags.threads);
-  Trainer<Stage> trainer(shop.device, shop.model, shop.stage, shop.loader, shop.buckets, run.training, config.train, {});
+  Trainer<Stage> trainer(shop.device, shop.model, shop.stage, shop.loader, shop.buckets, run.training, config.train,
+                         {});
   const CheckpointHeader header{.config = config,
                                 .scaler = run.dataset.scaler,
                                 .data = run.fingerprint,

@@ -27,7 +27,8 @@ std::string csv_field(const std::string& field) {
 }
 
 int score(const programs::CommonFlags& flags, const std::filesystem::path& checkpoint,
-          const std::optional<std::filesystem::path>& data, const std::optional<std::filesystem::path>& out, bool prints_config) {
+          const std::optional<std::filesystem::path>& data, const std::optional<std::filesystem::path>& out,
+          bool prints_config) {
   programs::check_device(flags);
   const Model model = Model::load(checkpoint);
   if (prints_config) {
@@ -50,11 +51,16 @@ int score(const programs::CommonFlags& flags, const std::filesystem::path& check
     const std::string& driver = dataset.frame.drivers[static_cast<std::size_t>(recording.driver)];
     const int first = window.start - recording.first_row, last = first + window.length - 1;
     if (flags.wants_json) {
-      list.push_back({{"recording", recording.name}, {"driver", driver}, {"first_blink", first}, {"last_blink", last}, {"kss", scores[i]}});
+      list.push_back({{"recording", recording.name},
+                      {"driver", driver},
+                      {"first_blink", first},
+                      {"last_blink", last},
+                      {"kss", scores[i]}});
     }
     char number[32];
     const auto end = std::to_chars(number, number + sizeof number, scores[i]).ptr;
-    rows += text(csv_field(recording.name), ',', csv_field(driver), ',', first, ',', last, ',', std::string_view(number, end), '\n');
+    rows += text(csv_field(recording.name), ',', csv_field(driver), ',', first, ',', last, ',',
+                 std::string_view(number, end), '\n');
   }
   if (out) write_file_atomically(*out, rows);
   if (flags.wants_json) {
@@ -80,7 +86,8 @@ int main(int argc, char** argv) {
   std::optional<std::filesystem::path> data, out;
   bool prints_config = false;
   CLI::App app("Scores windows of blinks with a fine-tuned checkpoint", "score");
-  app.add_option("--checkpoint", checkpoint, "Fine-tuned checkpoint, such as RUN/checkpoints/best.safetensors")->required();
+  app.add_option("--checkpoint", checkpoint, "Fine-tuned checkpoint, such as RUN/checkpoints/best.safetensors")
+      ->required();
   app.add_option("--data", data, "CSV file of blinks");
   app.add_option("--out", out, "CSV file to write; stdout without it");
   app.add_flag("--print-config", prints_config, "Print the checkpoint's configuration and leave");

@@ -44,7 +44,9 @@ inline void add_training_flags(CLI::App& app, TrainingFlags& flags) {
   app.add_flag("--resume", flags.resumes, "Go on where the run in --out stopped; start anew if nothing is saved");
   app.add_option("--split", flags.split, "Which drivers train, validate and test: a split.json");
   app.add_option("--config", flags.config, "Configuration, TOML");
-  app.add_option("--set", flags.overrides, "section.key=value, wins over the file; may be repeated")->expected(1)->take_all();
+  app.add_option("--set", flags.overrides, "section.key=value, wins over the file; may be repeated")
+      ->expected(1)
+      ->take_all();
   app.add_option("--seed", flags.seed, "Same as --set train.seed=N")->check(is_seed());
   app.add_flag("--print-config", flags.prints_config, "Print the resolved configuration and leave");
   add_device_flags(app, flags);
@@ -86,7 +88,7 @@ struct RunData {
   Split split;
   Dataset dataset;
   std::vector<NumberedWindow> training, validation, test;
-  Json left_out;                                               // list of {recording, rows, reason}
+  Json left_out;  // list of {recording, rows, reason}
 };
 
 inline const DriverSets& sets_of(const Split& split, Task task) {
@@ -122,7 +124,8 @@ inline void check_labels(const Dataset& dataset, const std::vector<NumberedWindo
     if (one.window.label >= low && one.window.label <= high) continue;
     const Recording& recording = dataset.frame.recordings[static_cast<std::size_t>(one.window.recording)];
     throw InputError(text(dataset.frame.path, ": recording ", recording.name, " has the label ", one.window.label,
-                          " outside labels.range = [", low, ", ", high, "]; set labels.range and labels.edges for this file"));
+                          " outside labels.range = [", low, ", ", high,
+                          "]; set labels.range and labels.edges for this file"));
   }
 }
 
@@ -145,17 +148,19 @@ inline RunData load_data(const Config& config, const TrainingFlags& flags, const
   const Recordings wanted = config.task == Task::pretraining ? Recordings::all : Recordings::trusted;
 
   const WindowIndex training = index_windows(frame, config.data.window, config.data.stride, config.data.min_length);
-  const WindowIndex evaluation = index_windows(frame, config.data.window, config.data.evaluation_stride, config.data.min_length);
+  const WindowIndex evaluation =
+      index_windows(frame, config.data.window, config.data.evaluation_stride, config.data.min_length);
   run.training = windows_of(frame, training, sets.training, wanted);
   run.validation = windows_of(frame, evaluation, sets.validation, wanted);
   run.test = windows_of(frame, evaluation, sets.test, wanted);
-  if (run.validation.empty()) throw InputError("no validation windows: early stopping needs some; give splits a validation share");
+  if (run.validation.empty())
+    throw InputError("no validation windows: early stopping needs some; give splits a validation share");
 
   run.left_out = left_out(frame, training, sets, wanted);
 
   if (!flags.is_quiet) {
-    std::cerr << flags.data->string() << ": " << frame.rows() << " blinks, " << frame.recordings.size() << " recordings, "
-              << frame.drivers.size() << " drivers";
+    std::cerr << flags.data->string() << ": " << frame.rows() << " blinks, " << frame.recordings.size()
+              << " recordings, " << frame.drivers.size() << " drivers";
     if (frame.dropped_rows > 0) std::cerr << "; " << frame.dropped_rows << " rows with empty cells dropped";
     std::cerr << "\ndrivers: " << sets.training.size() << " training, " << sets.validation.size() << " validation, "
               << sets.test.size() << " test; windows: " << run.training.size() << ", " << run.validation.size() << ", "
@@ -222,7 +227,8 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
             }
             progress.show([&] {
               std::ostringstream line;
-              const double left = whole.seconds() / static_cast<double>(state.step - first_step) * static_cast<double>(total_steps - state.step);
+              const double left = whole.seconds() / static_cast<double>(state.step - first_step) *
+                                  static_cast<double>(total_steps - state.step);
               line << "epoch " << state.epoch << '/' << config.train.epochs << "  step " << state.step_in_epoch << '/'
                    << report.steps_per_epoch << "  loss " << std::setprecision(4) << report.loss << "  "
                    << static_cast<std::int64_t>(rows_in_epoch / epoch_time.seconds()) << " rows/s  at most "
@@ -239,15 +245,18 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
           [&](const EpochReport& report) {
             Json validation;
             for (const auto& [name, value] : report.validation) validation[name] = number(value);
-            folder.log({{"event", "epoch"},
-                        {"epoch", report.epoch},
-                        {"step", trainer.state().step},
-                        {"training_loss", number(report.training_loss)},
-                        {"rate", learning_rate(config.train, trainer.state().step - 1, report.epoch, trainer.steps_per_epoch())},
-                        {"skipped_steps", trainer.state().skipped},
-                        {"validation", validation},
-                        {"best", report.is_best},
-                        {"time", {{"seconds", epoch_time.seconds()}, {"rows_per_second", rows_in_epoch / epoch_time.seconds()}}}});
+            folder.log(
+                {{"event", "epoch"},
+                 {"epoch", report.epoch},
+                 {"step", trainer.state().step},
+                 {"training_loss", number(report.training_loss)},
+                 {"rate",
+                  learning_rate(config.train, trainer.state().step - 1, report.epoch, trainer.steps_per_epoch())},
+                 {"skipped_steps", trainer.state().skipped},
+                 {"validation", validation},
+                 {"best", report.is_best},
+                 {"time",
+                  {{"seconds", epoch_time.seconds()}, {"rows_per_second", rows_in_epoch / epoch_time.seconds()}}}});
             if (trainer.state().is_finished) {
               folder.log({{"event", "finished"},
                           {"epochs", report.epoch},
@@ -257,7 +266,8 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
             save();
             if (!flags.is_quiet) {
               progress.clear();
-              std::cerr << "epoch " << report.epoch << "  training loss " << std::setprecision(4) << report.training_loss;
+              std::cerr << "epoch " << report.epoch << "  training loss " << std::setprecision(4)
+                        << report.training_loss;
               for (const auto& [name, value] : report.validation) std::cerr << "  " << name << ' ' << value;
               std::cerr << (report.is_best ? "  best\n" : "\n");
             }
@@ -271,7 +281,8 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
   save();
   progress.clear();
   if (!flags.is_quiet) {
-    std::cerr << "interrupted after step " << trainer.state().step << "; go on with --resume --out " << folder.path().string() << '\n';
+    std::cerr << "interrupted after step " << trainer.state().step << "; go on with --resume --out "
+              << folder.path().string() << '\n';
   }
   return false;
 }

@@ -30,7 +30,8 @@ class BasicModel {
     const Safetensors file = read_safetensors(path);
     CheckpointHeader header = read_header(file);
     if (header.config.task != Task::finetuning) {
-      throw InputError(text(file.path, ": is a pre-training checkpoint, which predicts rows, not scores; fine-tune it first"));
+      throw InputError(
+          text(file.path, ": is a pre-training checkpoint, which predicts rows, not scores; fine-tune it first"));
     }
     auto contents = std::make_shared<Contents>(std::move(header));
     load_parameters(contents->device, contents->model.parameters(), file);
@@ -72,7 +73,7 @@ class BasicModel {
     explicit Contents(CheckpointHeader from) : header(std::move(from)), device(1), model(device, header.config) {}
 
     CheckpointHeader header;
-    Device device;                                             // made the parameters; runs nothing afterwards
+    Device device;  // made the parameters; runs nothing afterwards
     FinetuningModel<Device> model;
   };
 
@@ -109,7 +110,8 @@ class BasicSession {
   void push(std::span<const double> features) {
     BLINKBERT_EXPECTS(features.size() == model_.features().size(), features.size(), model_.features().size());
     for (std::size_t n = 0; n < features.size(); ++n) {
-      if (!std::isfinite(features[n])) throw InputError(text("a blink's ", model_.features()[n], " is not a finite number"));
+      if (!std::isfinite(features[n]))
+        throw InputError(text("a blink's ", model_.features()[n], " is not a finite number"));
     }
     calibration_.push(features, model_row_);
     const auto N = static_cast<std::ptrdiff_t>(model_row_.size());
@@ -145,8 +147,8 @@ class BasicSession {
   Buckets<FinetuningModel<Device>, Device> buckets_;
   FinetuningStage<Device> stage_;
   DriverCalibration calibration_;
-  std::vector<double> model_row_;                              // [N]  of the blink being pushed
-  RowTable table_;                                             // [window, N]  the last blinks, oldest first
+  std::vector<double> model_row_;  // [N]  of the blink being pushed
+  RowTable table_;                 // [window, N]  the last blinks, oldest first
   BatchLoader<Device> loader_;
   int rows_ = 0;
 };

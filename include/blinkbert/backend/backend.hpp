@@ -24,7 +24,9 @@
 namespace blinkbert {
 
 template <class Device, class Op>
-concept Runs = requires(Device& device, const Op& op) { run(device, op); };
+concept Runs = requires(Device& device, const Op& op) {
+  run(device, op);
+};
 
 template <class Device, class... Ops>
 concept RunsAll = (Runs<Device, Ops> && ...);
@@ -40,16 +42,15 @@ concept OwnsMemory = requires(Device& device, std::byte* on_device, std::byte* o
 };
 
 template <class Device, class Real = typename Device::Real>
-concept Backend =
-    OwnsMemory<Device> &&
-    RunsAll<Device, LinearForward<Real>, LinearInputGradient<Real>, LinearWeightGradient<Real>,      //
-            LayerNormForward<Real>, LayerNormBackward<Real>,                                         //
-            ResidualNormForward<Real>, ResidualNormBackward<Real>,                                   //
-            MaskedAttentionForward<Real>, MaskedAttentionBackward<Real>,                             //
-            EmbedRowsForward<Real>, EmbedRowsBackward<Real>,                                         //
-            GatherRowsForward<Real>, GatherRowsBackward<Real>,                                       //
-            ActivationForward<Real>, ActivationBackward<Real>,                                       //
-            BatchNormForward<Real>, BatchNormBackward<Real>,                                         //
+concept Backend = OwnsMemory<Device> &&
+    RunsAll<Device, LinearForward<Real>, LinearInputGradient<Real>, LinearWeightGradient<Real>,  //
+            LayerNormForward<Real>, LayerNormBackward<Real>,                                     //
+            ResidualNormForward<Real>, ResidualNormBackward<Real>,                               //
+            MaskedAttentionForward<Real>, MaskedAttentionBackward<Real>,                         //
+            EmbedRowsForward<Real>, EmbedRowsBackward<Real>,                                     //
+            GatherRowsForward<Real>, GatherRowsBackward<Real>,                                   //
+            ActivationForward<Real>, ActivationBackward<Real>,                                   //
+            BatchNormForward<Real>, BatchNormBackward<Real>,                                     //
             ZeroPadding<Real>, RowMasks<Real>, MaskedLoss<Real>, ScoreLoss<Real>, SumOfSquares<Real>, AdamW<Real>>;
 
 /// Zeros over a whole view.

@@ -22,12 +22,11 @@ BLINKBERT_HOST_DEVICE inline std::uint32_t half_word(const RandomWords& words, i
 /// One dropout of one layer in one step. A default-constructed one keeps everything.
 struct Dropout {
   RandomStream stream;
-  std::uint32_t threshold = 0;        // dropped if half word < threshold
-  std::uint32_t first_sequence = 0;   // number of the batch's first sequence within the optimizer step
+  std::uint32_t threshold = 0;       // dropped if half word < threshold
+  std::uint32_t first_sequence = 0;  // number of the batch's first sequence within the optimizer step
 
   Dropout() = default;
-  Dropout(RandomStream bits, std::uint32_t first, double drop_probability)
-      : stream(bits), first_sequence(first) {
+  Dropout(RandomStream bits, std::uint32_t first, double drop_probability) : stream(bits), first_sequence(first) {
     BLINKBERT_EXPECTS(drop_probability >= 0 && drop_probability < 1, drop_probability);
     threshold = static_cast<std::uint32_t>(std::lround(65536 * drop_probability));
     BLINKBERT_EXPECTS(threshold < 65536, drop_probability);
@@ -43,8 +42,8 @@ struct Dropout {
   }
 
   BLINKBERT_HOST_DEVICE bool keeps(int b, int row, int width, int column) const {
-    const std::uint32_t flat = static_cast<std::uint32_t>(row) * static_cast<std::uint32_t>(width) +
-                               static_cast<std::uint32_t>(column);
+    const std::uint32_t flat =
+        static_cast<std::uint32_t>(row) * static_cast<std::uint32_t>(width) + static_cast<std::uint32_t>(column);
     return half_word(element_words(b, flat / 8), static_cast<int>(flat % 8)) >= threshold;
   }
 
@@ -53,8 +52,9 @@ struct Dropout {
   BLINKBERT_HOST_DEVICE bool keeps_attention(int b, int h, int heads, int i, int j) const {
     const int index = ((i / 16) * 32 + j / 16) * 32 + (i % 8) * 4 + (j % 8) / 2;
     const int half = ((i % 16) / 8) * 4 + ((j % 16) / 8) * 2 + j % 2;
-    const std::uint32_t sequence = (first_sequence + static_cast<std::uint32_t>(b)) * static_cast<std::uint32_t>(heads) +
-                                   static_cast<std::uint32_t>(h);
+    const std::uint32_t sequence =
+        (first_sequence + static_cast<std::uint32_t>(b)) * static_cast<std::uint32_t>(heads) +
+        static_cast<std::uint32_t>(h);
     return half_word(stream.words(static_cast<std::uint32_t>(index), sequence), half) >= threshold;
   }
 };

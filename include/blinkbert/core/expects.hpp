@@ -62,7 +62,7 @@ template <class... Values>
 }  // namespace blinkbert
 
 /// Throws ContractViolation unless `condition` holds; further arguments are printed with their names.
-#define BLINKBERT_EXPECTS(condition, ...)                                                                       \
-  ((condition) ? static_cast<void>(0)                                                                           \
-               : ::blinkbert::detail::fail_expectation(__FILE__, __LINE__, #condition, #__VA_ARGS__ __VA_OPT__(, ) \
-                                                           __VA_ARGS__))
+#define BLINKBERT_EXPECTS(condition, ...)                                              \
+  ((condition) ? static_cast<void>(0)                                                  \
+               : ::blinkbert::detail::fail_expectation(__FILE__, __LINE__, #condition, \
+                                                       #__VA_ARGS__ __VA_OPT__(, ) __VA_ARGS__))

@@ -15,11 +15,11 @@ enum class Mode { training, evaluation };  // evaluation: no dropout, batch norm
 struct Pass {
   Mode mode = Mode::evaluation;
   std::uint64_t seed = 0;
-  std::uint32_t step = 0;             // optimizer steps since the start of the run
-  std::uint32_t first_sequence = 0;   // number of this micro-batch's first sequence within the optimizer step
-  View<const int, 1> lengths = {};             // [B]     real rows of each sequence
-  View<const std::uint32_t, 2> visible = {};   // [B, ceil(L/32)]  bit s % 32 of word s / 32: key s may be attended to
-  int L = 0;                                   // rows per sequence, padding included
+  std::uint32_t step = 0;                     // optimizer steps since the start of the run
+  std::uint32_t first_sequence = 0;           // number of this micro-batch's first sequence within the optimizer step
+  View<const int, 1> lengths = {};            // [B]     real rows of each sequence
+  View<const std::uint32_t, 2> visible = {};  // [B, ceil(L/32)]  bit s % 32 of word s / 32: key s may be attended to
+  int L = 0;                                  // rows per sequence, padding included
 
   int B() const { return lengths.extent(0); }
   int T() const { return B() * L; }

@@ -15,11 +15,11 @@ namespace blinkbert {
 
 /// Who asks. One list for the whole library; a number is never used again for something else.
 enum class Purpose : std::uint32_t {
-  initial_values = 1,                // sequence = ordinal of the parameter
-  order_of_windows = 2,              // index = window, sequence = epoch
-  chosen_rows = 3,                   // index = row
-  actions = 4,                       // index = row
-  noise = 5,                         // index = (feature / 4) * 65536 + row
+  initial_values = 1,    // sequence = ordinal of the parameter
+  order_of_windows = 2,  // index = window, sequence = epoch
+  chosen_rows = 3,       // index = row
+  actions = 4,           // index = row
+  noise = 5,             // index = (feature / 4) * 65536 + row
   attention_dropout = 6,
   attention_residual_dropout = 7,
   feed_forward_residual_dropout = 8,
@@ -27,7 +27,7 @@ enum class Purpose : std::uint32_t {
   simulator = 10,
   bootstrap = 11,
   split = 12,
-  evaluation_chosen_rows = 13,       // validation and test: step 0, sequence = window of the file
+  evaluation_chosen_rows = 13,  // validation and test: step 0, sequence = window of the file
   evaluation_actions = 14,
   evaluation_noise = 15,
 };
@@ -46,10 +46,8 @@ struct RandomStream {
 
   /// Four words for the counter {index, sequence, step, purpose << 8 | layer}.
   BLINKBERT_HOST_DEVICE RandomWords words(std::uint32_t index, std::uint32_t sequence) const {
-    const r123::Philox4x32::ctr_type counter{
-        {index, sequence, step, static_cast<std::uint32_t>(purpose) << 8 | layer}};
-    const r123::Philox4x32::key_type key{
-        {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
+    const r123::Philox4x32::ctr_type counter{{index, sequence, step, static_cast<std::uint32_t>(purpose) << 8 | layer}};
+    const r123::Philox4x32::key_type key{{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
     const r123::Philox4x32::ctr_type out = r123::Philox4x32()(counter, key);
     return {out[0], out[1], out[2], out[3]};
   }

@@ -11,12 +11,12 @@ namespace blinkbert {
 inline constexpr std::int64_t never_trains = std::numeric_limits<std::int64_t>::max();
 
 struct Segment {
-  std::int64_t begin = 0;             // first element; 256-byte aligned in every block
-  std::int64_t end = 0;               // one past the last element, without the alignment's filling
-  std::int64_t first_trainable = 0;   // first optimizer step that trains it; `never_trains` = frozen for good
-  std::int64_t skips_before = 0;      // skipped steps of the run when it became trainable
-  int group = 0;                      // 0 embedding, 1..n encoder blocks, n + 1 head
-  bool decays = false;                // takes part in weight decay
+  std::int64_t begin = 0;            // first element; 256-byte aligned in every block
+  std::int64_t end = 0;              // one past the last element, without the alignment's filling
+  std::int64_t first_trainable = 0;  // first optimizer step that trains it; `never_trains` = frozen for good
+  std::int64_t skips_before = 0;     // skipped steps of the run when it became trainable
+  int group = 0;                     // 0 embedding, 1..n encoder blocks, n + 1 head
+  bool decays = false;               // takes part in weight decay
 
   bool trains_at(std::int64_t step) const { return step >= first_trainable; }
 };

@@ -44,8 +44,9 @@ class View {
 
   /// View<T> converts to View<const T>.
   template <class U>
-    requires(std::is_const_v<T> && std::is_same_v<U, std::remove_const_t<T>>)
-  BLINKBERT_HOST_DEVICE View(const View<U, Rank>& other) : data_(other.data()), extents_(other.extents()) {}
+  requires(std::is_const_v<T>&& std::is_same_v<U, std::remove_const_t<T>>) BLINKBERT_HOST_DEVICE
+      View(const View<U, Rank>& other)
+      : data_(other.data()), extents_(other.extents()) {}
 
   BLINKBERT_HOST_DEVICE T* data() const { return data_; }
   BLINKBERT_HOST_DEVICE int extent(int axis) const { return extents_[static_cast<std::size_t>(axis)]; }
@@ -55,8 +56,7 @@ class View {
 
   /// Offset of an element: ((i0 * extent1 + i1) * extent2 + i2) ...
   template <class... Index>
-    requires(sizeof...(Index) == Rank)
-  BLINKBERT_HOST_DEVICE T& operator()(Index... index) const {
+  requires(sizeof...(Index) == Rank) BLINKBERT_HOST_DEVICE T& operator()(Index... index) const {
     std::int64_t offset = 0;
     int axis = 0;
     ((offset = offset * extents_[static_cast<std::size_t>(axis++)] + index), ...);
@@ -115,7 +115,8 @@ template <class AnyView, class... Extent>
 bool has_shape(const AnyView& view, Extent... extents) {
   const std::array<int, sizeof...(Extent)> wanted{static_cast<int>(extents)...};
   bool equal = static_cast<bool>(view) || ((extents == 0) || ...);
-  for (std::size_t axis = 0; axis < wanted.size(); ++axis) equal = equal && view.extent(static_cast<int>(axis)) == wanted[axis];
+  for (std::size_t axis = 0; axis < wanted.size(); ++axis)
+    equal = equal && view.extent(static_cast<int>(axis)) == wanted[axis];
   return equal;
 }
 

@@ -16,8 +16,8 @@ namespace blinkbert {
 
 /// All rows of a file as the model sees them: calibrated, scaled, tails bounded.
 struct RowTable {
-  int N = 0;                                                   // features of the model
-  std::vector<float> x;                                        // [rows, N]
+  int N = 0;             // features of the model
+  std::vector<float> x;  // [rows, N]
 
   const float* row(int index) const { return x.data() + static_cast<std::size_t>(index) * static_cast<std::size_t>(N); }
 };
@@ -57,8 +57,8 @@ inline void sort_by_length(std::span<const NumberedWindow> windows, std::span<in
 /// One sequence of a batch.
 struct BatchItem {
   Window window;
-  int chosen = 0;                                              // rows that masking will choose in it
-  std::uint32_t sequence = 0;                                  // its number in masking's counters
+  int chosen = 0;              // rows that masking will choose in it
+  std::uint32_t sequence = 0;  // its number in masking's counters
 };
 
 inline int longest(std::span<const BatchItem> items) {
@@ -81,7 +81,9 @@ class BatchLoader {
   void load(Device& device, DeviceBatch<Device>& batch, std::span<const BatchItem> items) {
     const int B = batch.B(), L = batch.L(), N = table_->N, words = visible_words(L);
     BLINKBERT_EXPECTS(static_cast<int>(items.size()) == B && longest(items) <= L, items.size(), B, L);
-    const auto assign = [](auto& values, int count, auto value) { values.assign(static_cast<std::size_t>(count), value); };
+    const auto assign = [](auto& values, int count, auto value) {
+      values.assign(static_cast<std::size_t>(count), value);
+    };
     assign(wide_, B * L * N, Wide<Real>{0});
     assign(lengths_, B, 0);
     assign(offsets_, B + 1, 0);
@@ -116,7 +118,8 @@ class BatchLoader {
       upload(device, batch.clean, wide_.data());
     } else {
       narrow_.resize(wide_.size());
-      std::transform(wide_.begin(), wide_.end(), narrow_.begin(), [](Wide<Real> value) { return static_cast<Real>(value); });
+      std::transform(wide_.begin(), wide_.end(), narrow_.begin(),
+                     [](Wide<Real> value) { return static_cast<Real>(value); });
       upload(device, batch.clean, narrow_.data());
     }
     upload(device, batch.lengths, lengths_.data());

@@ -29,9 +29,9 @@ inline bool is_usable(const Recording& recording, Recordings wanted) {
 struct Dataset {
   Frame frame;
   Scaler scaler;
-  std::vector<double> values;                                  // [rows, N]  calibrated, unscaled
-  RowTable table;                                              // [rows, N]  what the model reads
-  std::vector<int> blink_numbers;                              // [rows]     number of each row among its driver's, from 1
+  std::vector<double> values;      // [rows, N]  calibrated, unscaled
+  RowTable table;                  // [rows, N]  what the model reads
+  std::vector<int> blink_numbers;  // [rows]     number of each row among its driver's, from 1
 
   int N() const { return table.N; }
   int driver_of(const Window& window) const {
@@ -44,7 +44,8 @@ inline std::vector<char> rows_of(const Frame& frame, const std::vector<std::stri
   const std::set<std::string> names(drivers.begin(), drivers.end());
   std::vector<char> rows(static_cast<std::size_t>(frame.rows()), 0);
   for (const Recording& recording : frame.recordings) {
-    if (!names.contains(frame.drivers[static_cast<std::size_t>(recording.driver)]) || !is_usable(recording, wanted)) continue;
+    if (!names.contains(frame.drivers[static_cast<std::size_t>(recording.driver)]) || !is_usable(recording, wanted))
+      continue;
     std::fill_n(rows.begin() + recording.first_row, recording.rows, char{1});
   }
   return rows;
@@ -84,7 +85,8 @@ inline std::vector<NumberedWindow> windows_of(const Frame& frame, const WindowIn
   for (std::size_t i = 0; i < index.windows.size(); ++i) {
     const Window& window = index.windows[i];
     const Recording& recording = frame.recordings[static_cast<std::size_t>(window.recording)];
-    if (!names.contains(frame.drivers[static_cast<std::size_t>(recording.driver)]) || !is_usable(recording, wanted)) continue;
+    if (!names.contains(frame.drivers[static_cast<std::size_t>(recording.driver)]) || !is_usable(recording, wanted))
+      continue;
     if (wanted == Recordings::trusted && std::isnan(window.label)) continue;
     windows.push_back({.window = window, .number = static_cast<std::uint32_t>(i)});
   }

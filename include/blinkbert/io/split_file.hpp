@@ -20,7 +20,8 @@ inline nlohmann::ordered_json to_json(const DriverSets& sets) {
 }
 
 inline void write_split(const std::filesystem::path& path, const Split& split) {
-  const nlohmann::ordered_json document{{"pretraining", to_json(split.pretraining)}, {"finetuning", to_json(split.finetuning)}};
+  const nlohmann::ordered_json document{{"pretraining", to_json(split.pretraining)},
+                                        {"finetuning", to_json(split.finetuning)}};
   write_file_atomically(path, document.dump(2) + "\n");
 }
 
@@ -44,7 +45,8 @@ inline Split read_split(const std::filesystem::path& path) {
   };
   const auto read_stage = [&](const std::string& name) {
     if (!document.is_object() || !document.contains(name) || !document.at(name).is_object()) {
-      throw InputError(text(where, ": \"", name, "\" is missing; expected {\"pretraining\": {...}, \"finetuning\": {...}}"));
+      throw InputError(
+          text(where, ": \"", name, "\" is missing; expected {\"pretraining\": {...}, \"finetuning\": {...}}"));
     }
     const nlohmann::json& stage = document.at(name);
     return DriverSets{.training = read_set(stage, name, "training"),

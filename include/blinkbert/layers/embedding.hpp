@@ -17,19 +17,18 @@ class Embedding {
   using Real = typename Device::Real;
 
   struct Saved {
-    View<Real, 2> clean;                                       // [T, N]  x with zeros at padded rows: what the block reads
-    View<Real, 2> block_output;                                // [T, N]
+    View<Real, 2> clean;         // [T, N]  x with zeros at padded rows: what the block reads
+    View<Real, 2> block_output;  // [T, N]
     typename EncoderBlock<Device>::Saved block;
-    View<const Real, 2> x;                                     // [T, N]  what the linear part reads; borrowed
+    View<const Real, 2> x;  // [T, N]  what the linear part reads; borrowed
   };
 
   struct Scratch {
     typename EncoderBlock<Device>::Scratch block;
-    View<Real, 2> dblock_output;                               // [T, N]
+    View<Real, 2> dblock_output;  // [T, N]
   };
 
-  Embedding(Device& device, ParameterSet<Device>& set, const std::string& name, int features,
-            const ModelConfig& config)
+  Embedding(Device& device, ParameterSet<Device>& set, const std::string& name, int features, const ModelConfig& config)
       : features_(features), width_(config.width), upscaling_(config.upscaling) {
     if (has_block()) block_.emplace(set, name + ".upscaling.block", features, config, upscaling_layer);
     if (upscaling_ != Upscaling::none) {
@@ -82,18 +81,18 @@ class Embedding {
                 const Scratch& scratch) const {
     const bool concatenates = upscaling_ == Upscaling::attention_concatenation;
     const View<Real, 2> dblock = scratch.dblock_output;
-    run(device, EmbedRowsBackward<Real>{
-                    .dx = upscaling_ == Upscaling::attention_linear ? dblock : View<Real, 2>{},
-                    .dprefix = concatenates ? dblock : View<Real, 2>{},
-                    .dweight = weight_ ? weight_.template gradient<2>() : Acc<Wide<Real>, 2>{},
-                    .dbias = bias_ ? bias_.template gradient<1>() : Acc<Wide<Real>, 1>{},
-                    .dposition = position_ ? position_.template gradient<2>() : Acc<Wide<Real>, 2>{},
-                    .dy = dy,
-                    .x = saved.x,
-                    .weight = weight_ ? weight_.template working<2>() : View<const Real, 2>{},
-                    .lengths = pass.lengths,
-                    .K = prefix_width(),
-                    .L = pass.L});
+    run(device,
+        EmbedRowsBackward<Real>{.dx = upscaling_ == Upscaling::attention_linear ? dblock : View<Real, 2>{},
+                                .dprefix = concatenates ? dblock : View<Real, 2>{},
+                                .dweight = weight_ ? weight_.template gradient<2>() : Acc<Wide<Real>, 2>{},
+                                .dbias = bias_ ? bias_.template gradient<1>() : Acc<Wide<Real>, 1>{},
+                                .dposition = position_ ? position_.template gradient<2>() : Acc<Wide<Real>, 2>{},
+                                .dy = dy,
+                                .x = saved.x,
+                                .weight = weight_ ? weight_.template working<2>() : View<const Real, 2>{},
+                                .lengths = pass.lengths,
+                                .K = prefix_width(),
+                                .L = pass.L});
     if (has_block()) block_->backward(device, pass, {}, dblock, saved.block, scratch.block);
   }
 
@@ -106,10 +105,14 @@ class Embedding {
   }
   View<const Real, 2> linear_input(View<const Real, 2> x, const Saved& saved) const {
     switch (upscaling_) {
-      case Upscaling::none: return {};
-      case Upscaling::linear: return x;
-      case Upscaling::attention_linear: return saved.block_output;
-      case Upscaling::attention_concatenation: return saved.clean;
+      case Upscaling::none:
+        return {};
+      case Upscaling::linear:
+        return x;
+      case Upscaling::attention_linear:
+        return saved.block_output;
+      case Upscaling::attention_concatenation:
+        return saved.clean;
     }
     return {};
   }
@@ -136,15 +139,16 @@ class Embedding {
     }
     table_length_ = max_length;
     table_ = device.allocate(table.size() * sizeof(Wide<Real>));
-    upload(device, View<Wide<Real>, 2>{reinterpret_cast<Wide<Real>*>(table_.data()), {max_length, width_}}, table.data());
+    upload(device, View<Wide<Real>, 2>{reinterpret_cast<Wide<Real>*>(table_.data()), {max_length, width_}},
+           table.data());
   }
 
   int features_, width_;
   Upscaling upscaling_;
   std::optional<EncoderBlock<Device>> block_;
-  Parameter<Device> weight_, bias_;                            // [E - K, N], [E - K]
-  Parameter<Device> position_;                                 // [max_length, E]; none where sinusoidal
-  typename Device::Memory table_;                              // the sinusoidal table
+  Parameter<Device> weight_, bias_;  // [E - K, N], [E - K]
+  Parameter<Device> position_;       // [max_length, E]; none where sinusoidal
+  typename Device::Memory table_;    // the sinusoidal table
   int table_length_ = 0;
 };
 

@@ -20,19 +20,19 @@ class EncoderBlock {
     typename SelfAttention<Device>::Saved attention;
     typename FeedForward<Device>::Saved feed_forward;
     typename LayerNorm<Device>::Saved norm1, norm2;
-    View<Real, 2> normed;                                      // [T, E]  pre: LN1(x)
-    View<Real, 2> sum1;                                        // [T, E]  x + drop(a)
-    View<Real, 2> middle;                                      // [T, E]  what the feed-forward reads
-    View<Real, 2> sum2;                                        // [T, E]  post: u + drop(f)
+    View<Real, 2> normed;  // [T, E]  pre: LN1(x)
+    View<Real, 2> sum1;    // [T, E]  x + drop(a)
+    View<Real, 2> middle;  // [T, E]  what the feed-forward reads
+    View<Real, 2> sum2;    // [T, E]  post: u + drop(f)
   };
 
   /// Memory that holds nothing between calls: one for all blocks of a width.
   struct Scratch {
     typename SelfAttention<Device>::Scratch attention;
     typename FeedForward<Device>::Scratch feed_forward;
-    View<Real, 2> branch;                                      // [T, E]  forward: a or f; backward: its gradient
-    View<Real, 2> dsum;                                        // [T, E]
-    View<Real, 2> dmiddle;                                     // [T, E]
+    View<Real, 2> branch;   // [T, E]  forward: a or f; backward: its gradient
+    View<Real, 2> dsum;     // [T, E]
+    View<Real, 2> dmiddle;  // [T, E]
   };
 
   EncoderBlock(ParameterSet<Device>& set, const std::string& name, int width, const ModelConfig& config,

@@ -13,11 +13,11 @@ class FeedForward {
 
   struct Saved {
     typename Linear<Device>::Saved first, second;
-    View<Real, 2> activated;                                   // [T, F]
+    View<Real, 2> activated;  // [T, F]
   };
 
   struct Scratch {
-    View<Real, 2> dhidden;                                     // [T, F]
+    View<Real, 2> dhidden;  // [T, F]
   };
 
   FeedForward(ParameterSet<Device>& set, const std::string& name, int width)

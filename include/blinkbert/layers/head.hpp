@@ -16,18 +16,18 @@ class Head {
 
   /// What the head's rows are.
   struct Rows {
-    View<const int, 1> rows;                                   // [R]  t of each gathered row, or -1; empty = all rows of the batch
-    View<const int, 1> lengths;                                // [.]  real rows: as Pass::lengths, or 1 and 0 for gathered rows
-    int L = 1;                                                 // rows per entry of `lengths`; 1 for gathered rows
+    View<const int, 1> rows;     // [R]  t of each gathered row, or -1; empty = all rows of the batch
+    View<const int, 1> lengths;  // [.]  real rows: as Pass::lengths, or 1 and 0 for gathered rows
+    int L = 1;                   // rows per entry of `lengths`; 1 for gathered rows
   };
 
   struct HiddenSaved {
     typename Linear<Device>::Saved linear;
-    View<Real, 2> projected;                                   // [R, F]  after the linear layer
-    View<Real, 2> normed;                                      // [R, F]  after batch norm; the same memory without it
-    View<Real, 2> activated;                                   // [R, F]
-    View<Wide<Real>, 1> mean, rstd;                            // [F]
-    View<Real, 2> gradient;                                    // [R, F]  of `activated`, then of what is below it
+    View<Real, 2> projected;         // [R, F]  after the linear layer
+    View<Real, 2> normed;            // [R, F]  after batch norm; the same memory without it
+    View<Real, 2> activated;         // [R, F]
+    View<Wide<Real>, 1> mean, rstd;  // [F]
+    View<Real, 2> gradient;          // [R, F]  of `activated`, then of what is below it
   };
 
   struct Saved {
@@ -144,8 +144,8 @@ class Head {
  private:
   struct Hidden {
     Linear<Device> linear;
-    Parameter<Device> gamma, beta;                             // [F]; none without batch norm
-    Statistic<Device> running_mean, running_variance;          // [F]
+    Parameter<Device> gamma, beta;                     // [F]; none without batch norm
+    Statistic<Device> running_mean, running_variance;  // [F]
     int width = 0;
   };
 
@@ -158,7 +158,7 @@ class Head {
 
   double drop_probability_;
   std::vector<Hidden> hidden_;
-  std::vector<Linear<Device>> output_;                         // exactly one, added after the hidden layers
+  std::vector<Linear<Device>> output_;  // exactly one, added after the hidden layers
 };
 
 }  // namespace blinkbert

@@ -14,8 +14,8 @@ class LayerNorm {
   using Real = typename Device::Real;
 
   struct Saved {
-    View<const Real, 2> x;                                     // [T, E]  what was normalised; borrowed
-    View<Wide<Real>, 1> mean, rstd;                            // [T]
+    View<const Real, 2> x;           // [T, E]  what was normalised; borrowed
+    View<Wide<Real>, 1> mean, rstd;  // [T]
   };
 
   LayerNorm(ParameterSet<Device>& set, const std::string& name, int width)
@@ -50,9 +50,8 @@ class LayerNorm {
   }
 
   /// z = x + dropout(branch), y = LN(z).
-  void forward_after_residual(Device& device, const Pass& pass, View<Real, 2> y, View<Real, 2> z,
-                              View<const Real, 2> x, View<const Real, 2> branch, const Dropout& dropout,
-                              Saved& saved) const {
+  void forward_after_residual(Device& device, const Pass& pass, View<Real, 2> y, View<Real, 2> z, View<const Real, 2> x,
+                              View<const Real, 2> branch, const Dropout& dropout, Saved& saved) const {
     saved.x = z;
     run(device, ResidualNormForward<Real>{.z = z,
                                           .y = y,
@@ -85,7 +84,7 @@ class LayerNorm {
   }
 
  private:
-  Parameter<Device> gamma_, beta_;                             // [E]
+  Parameter<Device> gamma_, beta_;  // [E]
 };
 
 }  // namespace blinkbert

@@ -13,8 +13,8 @@ class Linear {
   using Real = typename Device::Real;
 
   struct Saved {
-    View<const Real, 2> x;                                     // [T, in]   borrowed: the caller keeps x alive
-    View<Real, 2> pre_activation;                              // [T, out]  where there is an activation
+    View<const Real, 2> x;         // [T, in]   borrowed: the caller keeps x alive
+    View<Real, 2> pre_activation;  // [T, out]  where there is an activation
   };
 
   Linear(ParameterSet<Device>& set, const std::string& name, int in, int out, Init weight, Init bias,
@@ -50,15 +50,14 @@ class Linear {
                                             .pre_activation = below,
                                             .residual = residual});
     }
-    run(device, LinearWeightGradient<Real>{.dweight = weight_.template gradient<2>(),
-                                           .dbias = bias_.template gradient<1>(),
-                                           .dy = dy,
-                                           .x = saved.x});
+    run(device,
+        LinearWeightGradient<Real>{
+            .dweight = weight_.template gradient<2>(), .dbias = bias_.template gradient<1>(), .dy = dy, .x = saved.x});
   }
 
  private:
-  Parameter<Device> weight_;                                   // [out, in]
-  Parameter<Device> bias_;                                     // [out]
+  Parameter<Device> weight_;  // [out, in]
+  Parameter<Device> bias_;    // [out]
   int out_;
   Activation activation_;
 };

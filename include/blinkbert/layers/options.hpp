@@ -19,19 +19,19 @@ enum class NormOrder { post, pre };
 enum class Position { learned, sinusoidal };
 
 struct ModelConfig {
-  Upscaling upscaling = Upscaling::attention_linear;          // source
-  int width = 512, blocks = 4, heads = 4;                     // source; E, H
-  double dropout = 0.01;                                      // source; backbone
-  NormOrder norm = NormOrder::post;                           // ours; source: "as in the original transformer"
-  Position position = Position::learned;                      // ours
-  int max_length = 0;                                         // ours; 0 = data.window
+  Upscaling upscaling = Upscaling::attention_linear;  // source
+  int width = 512, blocks = 4, heads = 4;             // source; E, H
+  double dropout = 0.01;                              // source; backbone
+  NormOrder norm = NormOrder::post;                   // ours; source: "as in the original transformer"
+  Position position = Position::learned;              // ours
+  int max_length = 0;                                 // ours; 0 = data.window
 };
 
 struct HeadConfig {
-  std::vector<int> hidden{64};                                // source; fine-tuning [16]
-  double dropout = 0.02;                                      // source; fine-tuning .16
-  bool batch_norm = true;                                     // source
-  HeadRows rows = HeadRows::all;                              // source; pre-training only
+  std::vector<int> hidden{64};    // source; fine-tuning [16]
+  double dropout = 0.02;          // source; fine-tuning .16
+  bool batch_norm = true;         // source
+  HeadRows rows = HeadRows::all;  // source; pre-training only
 };
 
 /// Head width at model width w with H heads: d(w) = ceil(w / H).

@@ -26,7 +26,7 @@ namespace blinkbert {
 struct Init {
   enum class Kind { constant, uniform, normal };
   Kind kind = Kind::constant;
-  double amount = 0;                                           // the constant; the bound of +-bound; the standard deviation
+  double amount = 0;  // the constant; the bound of +-bound; the standard deviation
 
   static Init constant(double value) { return {Kind::constant, value}; }
   static Init uniform(double bound) { return {Kind::uniform, bound}; }
@@ -125,7 +125,8 @@ class ParameterSet {
     BLINKBERT_EXPECTS(!values_memory_.data(), name);
     entries_.push_back(place(name, std::move(shape), init, parameter_count_));
     const Entry& entry = entries_.back();
-    segments_.push_back({.begin = entry.begin, .end = entry.begin + entry.count, .group = group_, .decays = decay == Decay::yes});
+    segments_.push_back(
+        {.begin = entry.begin, .end = entry.begin + entry.count, .group = group_, .decays = decay == Decay::yes});
     parameter_count_ = align(entry.begin + entry.count);
     return {*this, static_cast<int>(entries_.size()) - 1};
   }

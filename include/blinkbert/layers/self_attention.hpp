@@ -15,14 +15,14 @@ class SelfAttention {
   using Real = typename Device::Real;
 
   struct Saved {
-    View<const Real, 2> x;                                     // [T, E]      borrowed
-    View<Real, 2> qkv;                                         // [T, 3 H D]
-    View<Real, 2> o;                                           // [T, H D]
+    View<const Real, 2> x;  // [T, E]      borrowed
+    View<Real, 2> qkv;      // [T, 3 H D]
+    View<Real, 2> o;        // [T, H D]
   };
 
   struct Scratch {
-    View<Real, 2> output_gradient;                             // [T, H D]
-    View<Real, 2> dqkv;                                        // [T, 3 H D]
+    View<Real, 2> output_gradient;  // [T, H D]
+    View<Real, 2> dqkv;             // [T, 3 H D]
   };
 
   SelfAttention(ParameterSet<Device>& set, const std::string& name, int width, int heads, double drop_probability,
@@ -91,7 +91,9 @@ class SelfAttention {
   }
 
  private:
-  Dropout dropout(const Pass& pass) const { return pass.dropout(Purpose::attention_dropout, layer_, drop_probability_); }
+  Dropout dropout(const Pass& pass) const {
+    return pass.dropout(Purpose::attention_dropout, layer_, drop_probability_);
+  }
   View<Real, 4> by_head(const Pass& pass, View<Real, 2> rows) const {
     return reshape(rows, {pass.B(), pass.L, heads_, head_width_});
   }
@@ -102,8 +104,8 @@ class SelfAttention {
   int heads_, head_width_;
   double drop_probability_;
   std::uint32_t layer_;
-  Parameter<Device> in_weight_, in_bias_;                      // [3 H D, E], [3 H D]
-  Parameter<Device> out_weight_, out_bias_;                    // [E, H D], [E]
+  Parameter<Device> in_weight_, in_bias_;    // [3 H D, E], [3 H D]
+  Parameter<Device> out_weight_, out_bias_;  // [E, H D], [E]
 };
 
 }  // namespace blinkbert

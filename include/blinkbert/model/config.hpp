@@ -30,21 +30,58 @@ enum class Monitor { masked_loss, kpi, mae, rmse };
 /// The spelling of an enumeration in configurations and checkpoints, in the order of its values.
 template <class Enum>
 struct Spelling;
-template <> struct Spelling<Task> { static constexpr std::array names{"pretraining", "finetuning"}; };
-template <> struct Spelling<Missing> { static constexpr std::array names{"refuse", "drop_row"}; };
-template <> struct Spelling<Calibration> { static constexpr std::array names{"append", "standardise", "none"}; };
-template <> struct Spelling<ScalerKind> { static constexpr std::array names{"standard", "robust"}; };
-template <> struct Spelling<MaskCount> { static constexpr std::array names{"batch", "sequence", "bernoulli"}; };
-template <> struct Spelling<Hide> { static constexpr std::array names{"chosen", "replaced", "none"}; };
-template <> struct Spelling<Upscaling> {
+template <>
+struct Spelling<Task> {
+  static constexpr std::array names{"pretraining", "finetuning"};
+};
+template <>
+struct Spelling<Missing> {
+  static constexpr std::array names{"refuse", "drop_row"};
+};
+template <>
+struct Spelling<Calibration> {
+  static constexpr std::array names{"append", "standardise", "none"};
+};
+template <>
+struct Spelling<ScalerKind> {
+  static constexpr std::array names{"standard", "robust"};
+};
+template <>
+struct Spelling<MaskCount> {
+  static constexpr std::array names{"batch", "sequence", "bernoulli"};
+};
+template <>
+struct Spelling<Hide> {
+  static constexpr std::array names{"chosen", "replaced", "none"};
+};
+template <>
+struct Spelling<Upscaling> {
   static constexpr std::array names{"none", "linear", "attention_linear", "attention_concatenation"};
 };
-template <> struct Spelling<NormOrder> { static constexpr std::array names{"post", "pre"}; };
-template <> struct Spelling<Position> { static constexpr std::array names{"learned", "sinusoidal"}; };
-template <> struct Spelling<HeadRows> { static constexpr std::array names{"all", "masked"}; };
-template <> struct Spelling<LossKind> { static constexpr std::array names{"squared", "absolute", "huber"}; };
-template <> struct Spelling<Precision> { static constexpr std::array names{"fp32", "bf16", "tf32"}; };
-template <> struct Spelling<Monitor> { static constexpr std::array names{"masked_loss", "kpi", "mae", "rmse"}; };
+template <>
+struct Spelling<NormOrder> {
+  static constexpr std::array names{"post", "pre"};
+};
+template <>
+struct Spelling<Position> {
+  static constexpr std::array names{"learned", "sinusoidal"};
+};
+template <>
+struct Spelling<HeadRows> {
+  static constexpr std::array names{"all", "masked"};
+};
+template <>
+struct Spelling<LossKind> {
+  static constexpr std::array names{"squared", "absolute", "huber"};
+};
+template <>
+struct Spelling<Precision> {
+  static constexpr std::array names{"fp32", "bf16", "tf32"};
+};
+template <>
+struct Spelling<Monitor> {
+  static constexpr std::array names{"masked_loss", "kpi", "mae", "rmse"};
+};
 
 template <class Enum>
 std::string spell(Enum value) {
@@ -53,65 +90,66 @@ std::string spell(Enum value) {
 
 /// The nine features of the simulator, in its column order.
 inline const std::vector<std::string>& simulated_features() {
-  static const std::vector<std::string> names{"duration_ms",      "closing_ms",       "closed_ms",
-                                              "opening_ms",       "amplitude",        "closing_velocity",
-                                              "opening_velocity", "amplitude_velocity_ratio", "interval_s"};
+  static const std::vector<std::string> names{
+      "duration_ms", "closing_ms",       "closed_ms",        "opening_ms",
+      "amplitude",   "closing_velocity", "opening_velocity", "amplitude_velocity_ratio",
+      "interval_s"};
   return names;
 }
 
 struct DataConfig {
-  std::vector<std::string> features = simulated_features();   // ours; columns of the file, never "all numeric ones"
-  std::string recording = "recording", driver = "driver";     // ours; column names
-  std::string label = "kss", quality = "label_quality";       // ours; these two columns may be absent
-  Missing missing = Missing::refuse;                          // ours; what an empty feature cell means
-  Calibration calibration = Calibration::append;              // source: 9 + 9 features
-  int calibration_blinks = 30;                                // ours
-  ScalerKind scaler = ScalerKind::standard;                   // ours
-  double tail_bound = 5;                                      // ours; standard deviations
-  int window = 30, stride = 10;                               // ours; blinks
-  int evaluation_stride = 0;                                  // ours; 0 = as stride
-  int min_length = 5;                                         // ours; a shorter recording gives no window
+  std::vector<std::string> features = simulated_features();  // ours; columns of the file, never "all numeric ones"
+  std::string recording = "recording", driver = "driver";    // ours; column names
+  std::string label = "kss", quality = "label_quality";      // ours; these two columns may be absent
+  Missing missing = Missing::refuse;                         // ours; what an empty feature cell means
+  Calibration calibration = Calibration::append;             // source: 9 + 9 features
+  int calibration_blinks = 30;                               // ours
+  ScalerKind scaler = ScalerKind::standard;                  // ours
+  double tail_bound = 5;                                     // ours; standard deviations
+  int window = 30, stride = 10;                              // ours; blinks
+  int evaluation_stride = 0;                                 // ours; 0 = as stride
+  int min_length = 5;                                        // ours; a shorter recording gives no window
 };
 
 struct SplitsConfig {
-  double pretraining_share = 0.5;                             // ours; of the drivers with usable labels
-  std::vector<double> fractions{0.7, 0.15, 0.15};             // ours; training, validation, test
-  bool shared_training = false;                               // source: the stages share no driver
-  std::string column;                                         // ours; empty = drivers are drawn by seed
-  std::vector<std::string> test, validation;                  // ours; values of that column
+  double pretraining_share = 0.5;                  // ours; of the drivers with usable labels
+  std::vector<double> fractions{0.7, 0.15, 0.15};  // ours; training, validation, test
+  bool shared_training = false;                    // source: the stages share no driver
+  std::string column;                              // ours; empty = drivers are drawn by seed
+  std::vector<std::string> test, validation;       // ours; values of that column
 };
 
 struct LabelsConfig {
-  std::vector<double> range{1, 9};                            // source: KSS
-  std::vector<double> edges{5.5, 7.5, 8.5};                   // ours; levels 1-5, 6-7, 8, 9
-  std::vector<double> bands;                                  // ours; empty = as edges
+  std::vector<double> range{1, 9};           // source: KSS
+  std::vector<double> edges{5.5, 7.5, 8.5};  // ours; levels 1-5, 6-7, 8, 9
+  std::vector<double> bands;                 // ours; empty = as edges
 };
 
 struct MaskConfig {
-  double calibration_weight = 1;                              // ours; loss weight of calibration features
-  double rate = 0.15;                                         // source
-  std::vector<double> actions{0.8, 0.1, 0.1};                 // source; replace, noise, keep
-  double value = -1;                                          // source
-  std::vector<double> noise{0.5, 1.5};                        // ours; interval of the factors
-  MaskCount count = MaskCount::batch;                         // ours
-  Hide hide = Hide::chosen;                                   // source
+  double calibration_weight = 1;               // ours; loss weight of calibration features
+  double rate = 0.15;                          // source
+  std::vector<double> actions{0.8, 0.1, 0.1};  // source; replace, noise, keep
+  double value = -1;                           // source
+  std::vector<double> noise{0.5, 1.5};         // ours; interval of the factors
+  MaskCount count = MaskCount::batch;          // ours
+  Hide hide = Hide::chosen;                    // source
 };
 
 struct TrainConfig {
-  int epochs = 40, batch = 64, patience = 10;                 // ours
-  Monitor monitor = Monitor::masked_loss;                     // ours; fine-tuning kpi: source
-  double rate = 6.2e-4, warmup = 4, decay = 0.9;              // source; warm-up in epochs, decay factor per epoch
-  double weight_decay = 0.0095;                               // source
-  int accumulate = 1;                                         // source; fine-tuning 32
-  double clip = 1;                                            // source; global gradient norm
-  LossKind loss = LossKind::squared;                          // ours
-  double huber_delta = 1;                                     // ours
-  std::uint64_t seed = 1;                                     // ours
-  Precision precision = Precision::fp32;                      // ours
-  double checkpoint_seconds = 60;                             // ours
-  bool graph = true;                                          // ours; CUDA only
-  std::vector<int> unfreeze{4, 6};                            // source; epoch from which the top, the next, ... block trains;
-                                                              // epochs beyond the blocks there are have no effect
+  int epochs = 40, batch = 64, patience = 10;     // ours
+  Monitor monitor = Monitor::masked_loss;         // ours; fine-tuning kpi: source
+  double rate = 6.2e-4, warmup = 4, decay = 0.9;  // source; warm-up in epochs, decay factor per epoch
+  double weight_decay = 0.0095;                   // source
+  int accumulate = 1;                             // source; fine-tuning 32
+  double clip = 1;                                // source; global gradient norm
+  LossKind loss = LossKind::squared;              // ours
+  double huber_delta = 1;                         // ours
+  std::uint64_t seed = 1;                         // ours
+  Precision precision = Precision::fp32;          // ours
+  double checkpoint_seconds = 60;                 // ours
+  bool graph = true;                              // ours; CUDA only
+  std::vector<int> unfreeze{4, 6};                // source; epoch from which the top, the next, ... block trains;
+                                                  // epochs beyond the blocks there are have no effect
 };
 
 struct Config {
@@ -237,7 +275,9 @@ inline void validate(const Config& config) {
   const auto demand_share = [&](std::string_view key, double value) {
     demand(value >= 0 && value < 1, key, value, "must be at least 0 and below 1");
   };
-  const auto demand_positive = [&](std::string_view key, auto value) { demand(value > 0, key, value, "must be above 0"); };
+  const auto demand_positive = [&](std::string_view key, auto value) {
+    demand(value > 0, key, value, "must be above 0");
+  };
 
   const DataConfig& data = config.data;
   demand(!data.features.empty(), "data.features", "[]", "name at least one column");
@@ -314,7 +354,8 @@ inline void validate(const Config& config) {
   }
 
   const HeadConfig& head = config.head;
-  for (const int size : head.hidden) demand(size >= 1 && size <= 4096, "head.hidden", size, "must be between 1 and 4096");
+  for (const int size : head.hidden)
+    demand(size >= 1 && size <= 4096, "head.hidden", size, "must be between 1 and 4096");
   demand_share("head.dropout", head.dropout);
 
   const TrainConfig& train = config.train;

@@ -16,10 +16,10 @@ class Encoder {
   struct Saved {
     typename Embedding<Device>::Saved embedding;
     std::vector<typename EncoderBlock<Device>::Saved> blocks;
-    std::vector<View<Real, 2>> outputs;                        // [T, E]  of the embedding and of each block
+    std::vector<View<Real, 2>> outputs;  // [T, E]  of the embedding and of each block
     typename Embedding<Device>::Scratch embedding_scratch;
     typename EncoderBlock<Device>::Scratch block_scratch;
-    View<Real, 2> gradients[2];                                // [T, E]  in turns
+    View<Real, 2> gradients[2];  // [T, E]  in turns
   };
 
   Encoder(Device& device, ParameterSet<Device>& set, int features, const ModelConfig& config)
@@ -29,7 +29,8 @@ class Encoder {
     blocks_.reserve(static_cast<std::size_t>(config.blocks));
     for (int i = 0; i < config.blocks; ++i) {
       set.enter_group(i + 1);
-      blocks_.emplace_back(set, text("backbone.encoder.layers.", i), config.width, config, static_cast<std::uint32_t>(i));
+      blocks_.emplace_back(set, text("backbone.encoder.layers.", i), config.width, config,
+                           static_cast<std::uint32_t>(i));
     }
     set.enter_group(config.blocks + 1);
   }

@@ -9,10 +9,11 @@ namespace blinkbert {
 /// What a model reads, on the device.
 template <class Real>
 struct ModelInput {
-  View<const Real, 3> x;                                       // [B, L, N]
-  View<const int, 1> rows = {};                                // [R]  the rows that the head reads (t, or -1), ascending; ignored by a head on all rows
-  View<const int, 1> slots = {};                               // [T]  place of row t in rows, or -1
-  View<const int, 1> present = {};                             // [R]  1 = the row is real, 0 = there is none (-1); empty = all are
+  View<const Real, 3> x;  // [B, L, N]
+  View<const int, 1> rows =
+      {};  // [R]  the rows that the head reads (t, or -1), ascending; ignored by a head on all rows
+  View<const int, 1> slots = {};    // [T]  place of row t in rows, or -1
+  View<const int, 1> present = {};  // [R]  1 = the row is real, 0 = there is none (-1); empty = all are
 };
 
 /// Encoder and head: the one structure of both models, which differ in the rows that the head reads and in its width.
@@ -24,10 +25,10 @@ class EncoderWithHead {
   struct Saved {
     typename Encoder<Device>::Saved encoder;
     typename Head<Device>::Saved head;
-    View<Real, 2> gathered;                                    // [T, E]  first R rows used; head on chosen rows only
-    View<Real, 2> dgathered;                                   // [T, E]
-    View<Real, 2> output;                                      // [R, out]
-    View<Real, 2> doutput;                                     // [R, out]  for the objective
+    View<Real, 2> gathered;   // [T, E]  first R rows used; head on chosen rows only
+    View<Real, 2> dgathered;  // [T, E]
+    View<Real, 2> output;     // [R, out]
+    View<Real, 2> doutput;    // [R, out]  for the objective
     ModelInput<Real> input;
   };
 

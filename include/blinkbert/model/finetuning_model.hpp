@@ -8,7 +8,8 @@ namespace blinkbert {
 template <Backend Device>
 class FinetuningModel : public EncoderWithHead<Device> {
  public:
-  FinetuningModel(Device& device, const Config& config) : EncoderWithHead<Device>(device, config, 1, HeadRows::masked) {}
+  FinetuningModel(Device& device, const Config& config)
+      : EncoderWithHead<Device>(device, config, 1, HeadRows::masked) {}
 };
 
 }  // namespace blinkbert

@@ -13,19 +13,19 @@ template <Backend Device>
 struct DeviceBatch {
   using Real = typename Device::Real;
 
-  View<Real, 3> clean;                                         // [B, L, N]  before masking; zeros at padded rows
-  View<Wide<Real>, 2> target;                                  // [T, N]     the same values, wide
-  View<int, 1> lengths;                                        // [B]
-  View<int, 1> offsets;                                        // [B + 1]    running sum of the chosen rows
-  View<std::uint32_t, 1> sequences;                            // [B]        numbers in the counters of masking
-  View<Wide<Real>, 1> scores;                                  // [B]        labels of the windows, KSS
-  View<Real, 3> masked;                                        // [B, L, N]  after masking
-  View<int, 1> rows;                                           // [T]        the first M, or B, are used
-  View<int, 1> slots;                                          // [T]
-  View<int, 1> present;                                        // [B]        1 where the sequence has a last row
-  View<RowAction, 1> actions;                                  // [T]        the first M are used
-  View<std::uint32_t, 2> visible;                              // [B, ceil(L/32)]
-  int M = 0;                                                   // rows chosen
+  View<Real, 3> clean;               // [B, L, N]  before masking; zeros at padded rows
+  View<Wide<Real>, 2> target;        // [T, N]     the same values, wide
+  View<int, 1> lengths;              // [B]
+  View<int, 1> offsets;              // [B + 1]    running sum of the chosen rows
+  View<std::uint32_t, 1> sequences;  // [B]        numbers in the counters of masking
+  View<Wide<Real>, 1> scores;        // [B]        labels of the windows, KSS
+  View<Real, 3> masked;              // [B, L, N]  after masking
+  View<int, 1> rows;                 // [T]        the first M, or B, are used
+  View<int, 1> slots;                // [T]
+  View<int, 1> present;              // [B]        1 where the sequence has a last row
+  View<RowAction, 1> actions;        // [T]        the first M are used
+  View<std::uint32_t, 2> visible;    // [B, ceil(L/32)]
+  int M = 0;                         // rows chosen
 
   static DeviceBatch plan(Arena<Device>& arena, int B, int L, int N) {
     const int T = B * L;

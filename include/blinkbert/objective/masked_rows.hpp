@@ -69,7 +69,7 @@ class MaskedRows {
   double weight_sum_ = 0;
   std::int64_t rows_in_step_ = 0;
   typename Device::Memory memory_;
-  View<Wide<Real>, 1> weights_, sums_;                         // [N]
+  View<Wide<Real>, 1> weights_, sums_;  // [N]
   std::vector<Wide<Real>> readback_;
 };
 

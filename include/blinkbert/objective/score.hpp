@@ -47,7 +47,7 @@ class Score {
   Wide<Real> delta_;
   std::int64_t sequences_in_step_ = 1;
   typename Device::Memory memory_;
-  View<Wide<Real>, 1> sum_;                                    // [1]
+  View<Wide<Real>, 1> sum_;  // [1]
 };
 
 }  // namespace blinkbert

@@ -27,23 +27,28 @@ inline constexpr int checkpoint_format = 1;
 struct CheckpointHeader {
   Config config;
   Scaler scaler;
-  std::string data;                                            // fingerprint of the training file
-  std::vector<std::string> training_drivers;                   // in that file: they must not test what is built on it
+  std::string data;                           // fingerprint of the training file
+  std::vector<std::string> training_drivers;  // in that file: they must not test what is built on it
 };
 
 inline std::map<std::string, std::string> to_metadata(const CheckpointHeader& header) {
   using Json = nlohmann::ordered_json;
   const Config& config = header.config;
-  return {{"format_version", text(checkpoint_format)},
-          {"blinkbert_version", BLINKBERT_VERSION},
-          {"task", spell(config.task)},
-          {"config", to_json(config).dump()},
-          {"features", Json(model_feature_names(config.data)).dump()},
-          {"scaler", Json{{"center", header.scaler.center}, {"scale", header.scaler.scale}, {"tail_bound", header.scaler.tail_bound}}.dump()},
-          {"calibration", Json{{"mode", spell(config.data.calibration)}, {"blinks", config.data.calibration_blinks}}.dump()},
-          {"labels", Json{{"range", config.labels.range}, {"edges", config.labels.edges}, {"bands", config.labels.bands}}.dump()},
-          {"data", header.data},
-          {"training_drivers", Json(header.training_drivers).dump()}};
+  return {
+      {"format_version", text(checkpoint_format)},
+      {"blinkbert_version", BLINKBERT_VERSION},
+      {"task", spell(config.task)},
+      {"config", to_json(config).dump()},
+      {"features", Json(model_feature_names(config.data)).dump()},
+      {"scaler",
+       Json{{"center", header.scaler.center}, {"scale", header.scaler.scale}, {"tail_bound", header.scaler.tail_bound}}
+           .dump()},
+      {"calibration",
+       Json{{"mode", spell(config.data.calibration)}, {"blinks", config.data.calibration_blinks}}.dump()},
+      {"labels",
+       Json{{"range", config.labels.range}, {"edges", config.labels.edges}, {"bands", config.labels.bands}}.dump()},
+      {"data", header.data},
+      {"training_drivers", Json(header.training_drivers).dump()}};
 }
 
 /// Throws InputError where metadata is missing, contradicts itself or comes from a newer format.
@@ -80,11 +85,14 @@ inline CheckpointHeader read_header(const Safetensors& file) {
   }
   // A model is made before its tensors are looked up by name: a file must not ask for more memory than its size excuses.
   std::int64_t elements = 0;
-  for (const auto& [name, tensor] : file.tensors) elements += static_cast<std::int64_t>(tensor.data.size() / element_size(tensor.dtype));
+  for (const auto& [name, tensor] : file.tensors)
+    elements += static_cast<std::int64_t>(tensor.data.size() / element_size(tensor.dtype));
   if (encoder_matrix_elements(header.config.model) / 2 > elements) {
     fail("holds ", elements, " numbers, far fewer than the model that its configuration describes");
   }
-  const auto parse = [&](const std::string& key) { return parse_json(at(key), text(file.path, ": metadata \"", key, "\"")); };
+  const auto parse = [&](const std::string& key) {
+    return parse_json(at(key), text(file.path, ": metadata \"", key, "\""));
+  };
   const nlohmann::json scaler = parse("scaler");
   try {
     header.scaler.center = scaler.at("center").get<std::vector<double>>();
@@ -95,7 +103,8 @@ inline CheckpointHeader read_header(const Safetensors& file) {
   }
   const auto N = static_cast<std::size_t>(model_features(header.config.data));
   if (header.scaler.center.size() != N || header.scaler.scale.size() != N) {
-    fail("the scaler has ", header.scaler.center.size(), " and ", header.scaler.scale.size(), " numbers, the model ", N, " features");
+    fail("the scaler has ", header.scaler.center.size(), " and ", header.scaler.scale.size(), " numbers, the model ", N,
+         " features");
   }
   for (const double scale : header.scaler.scale) {
     if (!(scale > 0)) fail("the scaler has a scale of ", scale, "; it must be above 0");
@@ -115,13 +124,14 @@ inline CheckpointHeader read_header(const Safetensors& file) {
 
 /// Parameters and statistics by name, from flat blocks on the host.
 template <class Set, class Number>
-void add_tensors(std::map<std::string, Tensor>& tensors, const std::string& prefix, const std::vector<typename Set::Entry>& entries,
-                 const std::vector<Number>& flat) {
+void add_tensors(std::map<std::string, Tensor>& tensors, const std::string& prefix,
+                 const std::vector<typename Set::Entry>& entries, const std::vector<Number>& flat) {
   std::vector<float> values;
   for (const typename Set::Entry& entry : entries) {
     const auto begin = flat.begin() + static_cast<std::ptrdiff_t>(entry.begin);
     values.clear();
-    std::transform(begin, begin + static_cast<std::ptrdiff_t>(entry.count), std::back_inserter(values), [](Number value) { return static_cast<float>(value); });
+    std::transform(begin, begin + static_cast<std::ptrdiff_t>(entry.count), std::back_inserter(values),
+                   [](Number value) { return static_cast<float>(value); });
     tensors[prefix + entry.name] = Tensor::of<float>({entry.shape.begin(), entry.shape.end()}, values);
   }
 }
@@ -132,9 +142,11 @@ template <class Set, class Number>
 void take_tensors(const Safetensors& file, const std::string& prefix, const std::vector<typename Set::Entry>& entries,
                   std::vector<Number>& flat) {
   for (const typename Set::Entry& entry : entries) {
-    const std::span<const float> values = file.values<float>(prefix + entry.name, {entry.shape.begin(), entry.shape.end()});
+    const std::span<const float> values =
+        file.values<float>(prefix + entry.name, {entry.shape.begin(), entry.shape.end()});
     for (const float value : values) {
-      if (!std::isfinite(value)) throw InputError(text(file.path, ": tensor ", prefix, entry.name, " holds a value that is not finite"));
+      if (!std::isfinite(value))
+        throw InputError(text(file.path, ": tensor ", prefix, entry.name, " holds a value that is not finite"));
     }
     std::copy(values.begin(), values.end(), flat.begin() + static_cast<std::ptrdiff_t>(entry.begin));
   }
@@ -179,7 +191,8 @@ void load_parameters(Device& device, ParameterSet<Device>& set, const Safetensor
         return std::any_of(entries.begin(), entries.end(), [&](const auto& entry) { return entry.name == name; });
       };
       if (!has(set.entries()) && !has(set.statistic_entries())) {
-        throw InputError(text(file.path, ": tensor ", printable(name), " does not belong to the model that the configuration describes"));
+        throw InputError(text(file.path, ": tensor ", printable(name),
+                              " does not belong to the model that the configuration describes"));
       }
     }
   }
@@ -208,7 +221,8 @@ LoadReport load_backbone(Device& device, ParameterSet<Device>& set, const Safete
     }
   }
   for (const auto& [name, tensor] : file.tensors) {
-    const bool is_known = std::any_of(set.entries().begin(), set.entries().end(), [&](const auto& entry) { return entry.name == name; });
+    const bool is_known =
+        std::any_of(set.entries().begin(), set.entries().end(), [&](const auto& entry) { return entry.name == name; });
     if (!is_known || !name.starts_with("backbone.")) report.unexpected.push_back(name);
   }
   upload(device, set.values(), values.data());

@@ -76,7 +76,7 @@ class MaskedErrors {
 
   const Dataset* dataset_;
   const Config* config_;
-  int original_;                                               // original features, N of `append` being twice that
+  int original_;  // original features, N of `append` being twice that
   MaskedSums early_, calibration_;
   std::map<int, MaskedSums> by_driver_;
   double loss_ = 0, weight_sum_ = 0;
@@ -86,12 +86,13 @@ class MaskedErrors {
 /// Variance of each original feature over the rows of the windows' recordings, in raw units: unbounded, and with the
 /// scaler's tail bound applied first.
 struct FeatureVariance {
-  std::vector<double> unbounded, bounded;                      // [N original]
+  std::vector<double> unbounded, bounded;  // [N original]
 };
 
 inline FeatureVariance feature_variance(const Dataset& dataset, std::span<const NumberedWindow> windows, int features) {
   std::vector<char> is_wanted(static_cast<std::size_t>(dataset.frame.rows()), 0);
-  for (const NumberedWindow& one : windows) std::fill_n(is_wanted.begin() + one.window.start, one.window.length, char{1});
+  for (const NumberedWindow& one : windows)
+    std::fill_n(is_wanted.begin() + one.window.start, one.window.length, char{1});
   const auto N = static_cast<std::size_t>(dataset.N());
   FeatureVariance variance;
   for (std::size_t n = 0; n < static_cast<std::size_t>(features); ++n) {

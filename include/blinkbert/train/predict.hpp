@@ -11,8 +11,8 @@ namespace blinkbert {
 /// What a model says of one window, on the host.
 struct WindowPrediction {
   const NumberedWindow* window = nullptr;
-  std::span<const int> rows;                                   // rows of the window that were chosen; fine-tuning: empty
-  std::span<const float> values;                               // pre-training: [chosen rows, N]; fine-tuning: [1], KSS, not clamped
+  std::span<const int> rows;      // rows of the window that were chosen; fine-tuning: empty
+  std::span<const float> values;  // pre-training: [chosen rows, N]; fine-tuning: [1], KSS, not clamped
 };
 
 /// Runs the model in evaluation mode over windows in their order and calls `visit(WindowPrediction)` for each. Masks, where
@@ -62,15 +62,15 @@ void predict(typename Stage::Device& device, const typename Stage::Model& model,
       if constexpr (Stage::predicts_rows) {
         for (std::size_t m = place; m < place + chosen_here; ++m) {
           const int source = model.rows() == HeadRows::all ? rows[m] : static_cast<int>(m);
-          for (int n = 0; n < N; ++n) values.push_back(static_cast<float>(output[static_cast<std::size_t>(source * N + n)]));
+          for (int n = 0; n < N; ++n)
+            values.push_back(static_cast<float>(output[static_cast<std::size_t>(source * N + n)]));
           rows[m] -= b * L;
         }
       } else {
         values.push_back(static_cast<float>(output[static_cast<std::size_t>(b)]));
       }
-      visit(WindowPrediction{.window = &windows[at],
-                             .rows = std::span<const int>(rows).subspan(place, chosen_here),
-                             .values = values});
+      visit(WindowPrediction{
+          .window = &windows[at], .rows = std::span<const int>(rows).subspan(place, chosen_here), .values = values});
       place += chosen_here;
     }
   }

@@ -116,8 +116,10 @@ class RunFolder {
       return found->second;
     };
     if (saved.data != header.data) throw InputError(text(path_.string(), ": the run was started on other data"));
-    if (metadata("backbone") != backbone) throw InputError(text(path_.string(), ": the run was started from another backbone"));
-    if (saved.training_drivers != header.training_drivers) throw InputError(text(path_.string(), ": the run was started with another split"));
+    if (metadata("backbone") != backbone)
+      throw InputError(text(path_.string(), ": the run was started from another backbone"));
+    if (saved.training_drivers != header.training_drivers)
+      throw InputError(text(path_.string(), ": the run was started with another split"));
 
     auto values = to_host(device, set.values());
     auto statistics = to_host(device, set.statistics());
@@ -163,12 +165,15 @@ class RunFolder {
     std::string list;
     for (const std::string& key : keys) {
       if (key == "task") throw InputError(text(path_.string(), " holds a run of the other program"));
-      list += text(list.empty() ? "" : ", ", key, " (", value_of(saved, key), " there, ", value_of(given, key), " here)");
+      list +=
+          text(list.empty() ? "" : ", ", key, " (", value_of(saved, key), " there, ", value_of(given, key), " here)");
     }
     throw InputError(text(path_.string(), " holds a run with another configuration: ", list));
   }
 
-  void write_report(const nlohmann::ordered_json& report) const { write_file_atomically(report_path(), report.dump(2) + "\n"); }
+  void write_report(const nlohmann::ordered_json& report) const {
+    write_file_atomically(report_path(), report.dump(2) + "\n");
+  }
   nlohmann::ordered_json read_report() const {
     const std::string bytes = read_file(report_path());
     parse_json(bytes, report_path().string());
@@ -222,7 +227,9 @@ class RunFolder {
   static TrainerState trainer_state_from_json(const nlohmann::json& json, const std::string& where) {
     TrainerState state;
     try {
-      const auto take = [&](const char* key, auto& field) { field = json.at(key).get<std::decay_t<decltype(field)>>(); };
+      const auto take = [&](const char* key, auto& field) {
+        field = json.at(key).get<std::decay_t<decltype(field)>>();
+      };
       take("epoch", state.epoch);
       take("step", state.step);
       take("step_in_epoch", state.step_in_epoch);

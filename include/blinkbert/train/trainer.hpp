@@ -24,43 +24,44 @@ using Metrics = std::vector<std::pair<std::string, double>>;
 
 /// Where a run stands: all that a checkpoint needs beside the blocks of numbers.
 struct TrainerState {
-  int epoch = 1;                                               // the epoch under way, from 1
-  std::int64_t step = 0;                                       // t: optimizer steps so far, skipped ones included
+  int epoch = 1;          // the epoch under way, from 1
+  std::int64_t step = 0;  // t: optimizer steps so far, skipped ones included
   std::int64_t step_in_epoch = 0;
-  double loss_sum = 0, loss_weight = 0;                        // of the epoch so far
-  std::int64_t skipped = 0;                                    // steps with a non-finite gradient norm
+  double loss_sum = 0, loss_weight = 0;  // of the epoch so far
+  std::int64_t skipped = 0;              // steps with a non-finite gradient norm
   int skips_in_row = 0;
   std::int64_t first_skip_in_row = 0;
-  std::vector<std::int64_t> skips_before;                      // per group: `skipped` when it became trainable
-  double best = 0;                                             // the monitored metric; valid from best_epoch > 0 on
-  int best_epoch = 0;                                          // 0 = none yet
+  std::vector<std::int64_t> skips_before;  // per group: `skipped` when it became trainable
+  double best = 0;                         // the monitored metric; valid from best_epoch > 0 on
+  int best_epoch = 0;                      // 0 = none yet
   int epochs_without_gain = 0;
   bool is_finished = false;
 };
 
 struct StepReport {
-  const TrainerState& state;                                   // after the step
+  const TrainerState& state;  // after the step
   std::int64_t steps_per_epoch;
-  double loss;                                                 // of the step, as in the objective
-  double gradient_norm;                                        // before clipping
+  double loss;           // of the step, as in the objective
+  double gradient_norm;  // before clipping
   double rate;
-  std::int64_t rows;                                           // real rows in the step
+  std::int64_t rows;  // real rows in the step
   bool was_skipped;
 };
 
 struct EpochReport {
   int epoch;
-  double training_loss;                                        // mean over the epoch, dropout on
+  double training_loss;  // mean over the epoch, dropout on
   const Metrics& validation;
   bool is_best;
 };
 
 /// All may be empty. Without `evaluate` no epoch is the best and training goes on to the last one.
 struct TrainerHooks {
-  std::function<Metrics()> evaluate = {};                      // after every epoch; must hold the monitored metric
+  std::function<Metrics()> evaluate = {};  // after every epoch; must hold the monitored metric
   std::function<void(const StepReport&)> after_step = {};
-  std::function<void(const EpochReport&)> after_epoch = {};    // the state is then at the start of the next epoch, or finished
-  std::function<bool()> should_stop = {};                      // asked after every step
+  std::function<void(const EpochReport&)> after_epoch =
+      {};                                  // the state is then at the start of the next epoch, or finished
+  std::function<bool()> should_stop = {};  // asked after every step
 };
 
 enum class TrainerEnd { finished, stopped };
@@ -74,12 +75,20 @@ class Trainer {
   using Model = typename Stage::Model;
   using Real = typename Stage::Real;
 
-  Trainer(Device& device, Model& model, Stage& stage, BatchLoader<Device>& loader,
-          Buckets<Model, Device>& buckets, std::vector<NumberedWindow> windows, const TrainConfig& config,
-          std::optional<std::vector<int>> unfreeze)
-      : device_(device), model_(model), stage_(stage), loader_(loader), buckets_(buckets), windows_(std::move(windows)),
-        config_(config), unfreeze_(std::move(unfreeze)) {
-    if (windows_.empty()) throw InputError("no training windows: the training drivers' recordings are all shorter than data.min_length or have no usable label");
+  Trainer(Device& device, Model& model, Stage& stage, BatchLoader<Device>& loader, Buckets<Model, Device>& buckets,
+          std::vector<NumberedWindow> windows, const TrainConfig& config, std::optional<std::vector<int>> unfreeze)
+      : device_(device),
+        model_(model),
+        stage_(stage),
+        loader_(loader),
+        buckets_(buckets),
+        windows_(std::move(windows)),
+        config_(config),
+        unfreeze_(std::move(unfreeze)) {
+    if (windows_.empty())
+      throw InputError(
+          "no training windows: the training drivers' recordings are all shorter than data.min_length or have no "
+          "usable label");
     const auto P = static_cast<std::size_t>(set().values().size());
     first_memory_ = device.allocate(P * sizeof(Wide<Real>));
     second_memory_ = device.allocate(P * sizeof(Wide<Real>));
@@ -140,9 +149,7 @@ class Trainer {
     return {reinterpret_cast<Segment*>(segments_memory_.data()), {static_cast<int>(set().segments().size())}};
   }
 
-  int lowest_group() const {
-    return unfreeze_ ? lowest_trained_group(state_.epoch, model_.blocks(), *unfreeze_) : 0;
-  }
+  int lowest_group() const { return unfreeze_ ? lowest_trained_group(state_.epoch, model_.blocks(), *unfreeze_) : 0; }
 
   /// Order of the windows and which segments train: functions of the epoch, so a resumed run finds them again.
   void begin_epoch() {
@@ -203,26 +210,29 @@ class Trainer {
   }
 
   void run_optimizer(double rate) {
-    run(device_, SumOfSquares<Real>{.sum = sum_view(), .gradients = set().gradients(), .segments = segments_view(), .step = state_.step});
+    run(device_,
+        SumOfSquares<Real>{
+            .sum = sum_view(), .gradients = set().gradients(), .segments = segments_view(), .step = state_.step});
     run(device_, AdamW<Real>{.values = set().values(),
-                              .working = set().working(),
-                              .first_moment = first_moment(),
-                              .second_moment = second_moment(),
-                              .skipped = skipped_view(),
-                              .gradients = set().gradients(),
-                              .segments = segments_view(),
-                              .sum_of_squares = sum_view(),
-                              .step = state_.step,
-                              .rate = static_cast<float>(rate),
-                              .weight_decay = static_cast<float>(config_.weight_decay),
-                              .clip = static_cast<float>(config_.clip)});
+                             .working = set().working(),
+                             .first_moment = first_moment(),
+                             .second_moment = second_moment(),
+                             .skipped = skipped_view(),
+                             .gradients = set().gradients(),
+                             .segments = segments_view(),
+                             .sum_of_squares = sum_view(),
+                             .step = state_.step,
+                             .rate = static_cast<float>(rate),
+                             .weight_decay = static_cast<float>(config_.weight_decay),
+                             .clip = static_cast<float>(config_.clip)});
   }
 
   StepReport finish_step(double loss, double normaliser, double rate, std::int64_t rows) {
     double sum_of_squares = 0;
     download(device_, &sum_of_squares, sum_view());
     const std::int64_t this_step = state_.step;
-    if (!std::isfinite(loss)) throw Diverged(text("the loss of step ", this_step, " (epoch ", state_.epoch, ") is not finite"));
+    if (!std::isfinite(loss))
+      throw Diverged(text("the loss of step ", this_step, " (epoch ", state_.epoch, ") is not finite"));
     const bool is_skipped = !std::isfinite(sum_of_squares);
     if (is_skipped) {
       copy(device_, statistics(), statistics_before());
@@ -230,7 +240,8 @@ class Trainer {
       if (state_.skips_in_row++ == 0) state_.first_skip_in_row = this_step;
       if (state_.skips_in_row == 10) {
         throw Diverged(text("ten steps in a row had a gradient norm that is not finite, the first of them step ",
-                            state_.first_skip_in_row, " (epoch ", 1 + state_.first_skip_in_row / steps_per_epoch(), ")"));
+                            state_.first_skip_in_row, " (epoch ", 1 + state_.first_skip_in_row / steps_per_epoch(),
+                            ")"));
       }
     } else {
       state_.skips_in_row = 0;
@@ -265,11 +276,13 @@ class Trainer {
   /// Early stopping: keeps the parameters of the best epoch. A metric that is not finite is no gain.
   bool note_monitored(const Metrics& validation) {
     const std::string name = spell(config_.monitor);
-    const auto found = std::find_if(validation.begin(), validation.end(), [&](const auto& one) { return one.first == name; });
+    const auto found =
+        std::find_if(validation.begin(), validation.end(), [&](const auto& one) { return one.first == name; });
     BLINKBERT_EXPECTS(found != validation.end(), name);
     const double value = found->second;
     const bool more_is_better = config_.monitor == Monitor::kpi;
-    const bool gains = std::isfinite(value) && (state_.best_epoch == 0 || (more_is_better ? value > state_.best : value < state_.best));
+    const bool gains = std::isfinite(value) &&
+                       (state_.best_epoch == 0 || (more_is_better ? value > state_.best : value < state_.best));
     if (!gains) {
       ++state_.epochs_without_gain;
       return false;
