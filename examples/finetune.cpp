@@ -213,21 +213,10 @@ int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::pa
   }
   resolve(config);
   validate(config);
-  if (flags.prints_config) {
-    std::cout << to_toml(config);
-    return good;
-  }
-  check_device(flags);
-  check_precision(config);
-  check_run_flags(flags);
-  RunFolder folder(*flags.out);
-  if (const auto report = finished_report(folder, config, flags)) {
-    print_report(*report, flags, folder, print);
-    return good;
-  }
+  if (const auto code = answer_without_training(config, flags, print)) return *code;
 
   const RunData run =
-      load_data(config, flags, folder, backbone ? std::optional(backbone->header.scaler) : std::nullopt);
+      load_data(config, flags, RunFolder(*flags.out), backbone ? std::optional(backbone->header.scaler) : std::nullopt);
   Workshop<Stage> shop(config, run.dataset.table, flags.threads);
   std::optional<std::vector<int>> unfreeze;
   if (backbone) {
@@ -249,11 +238,6 @@ int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::pa
                                 .data = run.fingerprint,
                                 .training_drivers = run.split.finetuning.training};
   const std::string source = backbone ? backbone->fingerprint : "";
-  if (flags.resumes && folder.holds_state()) {
-    folder.resume(shop.device, trainer, shop.model.parameters(), header, source);
-  } else {
-    folder.begin(config, run.split);
-  }
   const auto evaluate = [&]() -> Metrics {
     const auto scored = evaluate_scores(shop.device, shop.model, shop.stage, shop.buckets, shop.loader, run.dataset,
                                         config.train.batch, run.validation);
@@ -262,15 +246,9 @@ int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::pa
     for (const NamedScore& score : named_scores) named.emplace_back(std::string(score.name), metrics.*score.value);
     return named;
   };
-  if (!train_in_folder(shop, trainer, folder, config, header, source, flags, evaluate)) return interrupted;
-
-  Json report = report_head(config, trainer, run, source);
-  use_best(shop, trainer);
-  if (!run.test.empty()) report["test"] = evaluate_test(shop, config, run);
-  report["time"] = {{"seconds", time.seconds()}, {"peak_memory_mib", peak_memory_mib()}};
-  folder.write_report(report);
-  print_report(report, flags, folder, print);
-  return good;
+  return run_in_folder(
+      shop, trainer, config, run, header, source, flags, time, evaluate,
+      [&] { return evaluate_test(shop, config, run); }, print);
 }
 
 }  // namespace

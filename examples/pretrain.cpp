@@ -176,20 +176,9 @@ int pretrain(const TrainingFlags& flags) {
   Config config = read_configuration(Task::pretraining, flags).config;
   resolve(config);
   validate(config);
-  if (flags.prints_config) {
-    std::cout << to_toml(config);
-    return good;
-  }
-  check_device(flags);
-  check_precision(config);
-  check_run_flags(flags);
-  RunFolder folder(*flags.out);
-  if (const auto report = finished_report(folder, config, flags)) {
-    print_report(*report, flags, folder, print);
-    return good;
-  }
+  if (const auto code = answer_without_training(config, flags, print)) return *code;
 
-  const RunData run = load_data(config, flags, folder, std::nullopt);
+  const RunData run = load_data(config, flags, RunFolder(*flags.out), std::nullopt);
   Workshop<Stage> shop(config, run.dataset.table, flags.threads);
   Trainer<Stage> trainer(shop.device, shop.model, shop.stage, shop.loader, shop.buckets, run.training, config.train,
                          {});
@@ -197,11 +186,6 @@ int pretrain(const TrainingFlags& flags) {
                                 .scaler = run.dataset.scaler,
                                 .data = run.fingerprint,
                                 .training_drivers = run.split.pretraining.training};
-  if (flags.resumes && folder.holds_state()) {
-    folder.resume(shop.device, trainer, shop.model.parameters(), header, "");
-  } else {
-    folder.begin(config, run.split);
-  }
   const auto evaluate = [&]() -> Metrics {
     const MaskedErrors errors = evaluate_masked_rows(shop.device, shop.model, shop.stage, shop.buckets, shop.loader,
                                                      run.dataset, config, run.validation);
@@ -210,15 +194,9 @@ int pretrain(const TrainingFlags& flags) {
     for (std::size_t n = 0; n < squared.size(); ++n) metrics.emplace_back(config.data.features[n], squared[n]);
     return metrics;
   };
-  if (!train_in_folder(shop, trainer, folder, config, header, "", flags, evaluate)) return interrupted;
-
-  Json report = report_head(config, trainer, run, "");
-  use_best(shop, trainer);
-  if (!run.test.empty()) report["test"] = evaluate_test(shop, config, run);
-  report["time"] = {{"seconds", time.seconds()}, {"peak_memory_mib", peak_memory_mib()}};
-  folder.write_report(report);
-  print_report(report, flags, folder, print);
-  return good;
+  return run_in_folder(
+      shop, trainer, config, run, header, "", flags, time, evaluate, [&] { return evaluate_test(shop, config, run); },
+      print);
 }
 
 }  // namespace

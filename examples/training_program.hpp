@@ -342,4 +342,47 @@ inline void check_run_flags(const TrainingFlags& flags) {
   }
 }
 
+/// Answers the calls that need no training: the resolved configuration, or the result of a finished run. Otherwise checks
+/// the flags and returns nothing.
+inline std::optional<int> answer_without_training(const Config& config, const TrainingFlags& flags,
+                                                  const std::function<void(std::ostream&, const Json&)>& print) {
+  if (flags.prints_config) {
+    std::cout << to_toml(config);
+    return good;
+  }
+  check_device(flags);
+  check_precision(config);
+  check_run_flags(flags);
+  const RunFolder folder(*flags.out);
+  const auto report = finished_report(folder, config, flags);
+  if (!report) return std::nullopt;
+  print_report(*report, flags, folder, print);
+  return good;
+}
+
+/// Trains in the folder (from its state where it is resumed), then measures the best epoch by `evaluate_test`, writes
+/// report.json and prints it.
+template <class Stage>
+int run_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, const Config& config, const RunData& run,
+                  const CheckpointHeader& header, const std::string& backbone, const TrainingFlags& flags,
+                  const Stopwatch& time, const std::function<Metrics()>& evaluate,
+                  const std::function<Json()>& evaluate_test,
+                  const std::function<void(std::ostream&, const Json&)>& print) {
+  RunFolder folder(*flags.out);
+  if (flags.resumes && folder.holds_state()) {
+    folder.resume(shop.device, trainer, shop.model.parameters(), header, backbone);
+  } else {
+    folder.begin(config, run.split);
+  }
+  if (!train_in_folder(shop, trainer, folder, config, header, backbone, flags, evaluate)) return interrupted;
+
+  Json report = report_head(config, trainer, run, backbone);
+  use_best(shop, trainer);
+  if (!run.test.empty()) report["test"] = evaluate_test();
+  report["time"] = {{"seconds", time.seconds()}, {"peak_memory_mib", peak_memory_mib()}};
+  folder.write_report(report);
+  print_report(report, flags, folder, print);
+  return good;
+}
+
 }  // namespace programs
