@@ -4,6 +4,7 @@
 // or headers of <blinkbert/io/> for those.
 
 #include <blinkbert/backend/cpu.hpp>
+#include <blinkbert/core/bf16.hpp>
 #include <blinkbert/data/dataset.hpp>
 #include <blinkbert/data/row_masks.hpp>
 #include <blinkbert/data/simulated_drivers.hpp>

@@ -1,7 +1,7 @@
 #pragma once
 
 // The backends that every op test runs on, and the stage an op is run on: guarded memory on the device, every op run twice.
-// A later backend joins by a line in `Backends` and a `BackendName`.
+// Every test is compiled twice: for the CPU, and with BLINKBERT_TEST_EMULATED for the CUDA kernels on the emulator.
 
 #include <array>
 #include <cstddef>
@@ -16,14 +16,29 @@
 
 #include <catch2/catch.hpp>
 
+#if defined(BLINKBERT_TEST_EMULATED)
+#include <blinkbert/emulated.hpp>
+#else
 #include <blinkbert/backend/cpu.hpp>
+#endif
 
 namespace blinkbert::test {
 
-using Backends = std::tuple<Cpu<float>, Cpu<double>>;
-
 template <class Device>
 struct BackendName;
+
+#if defined(BLINKBERT_TEST_EMULATED)
+using Backends = std::tuple<Emulated<float>, Emulated<bf16>>;
+template <>
+struct BackendName<Emulated<float>> {
+  static constexpr const char* value = "Emulated<float>";
+};
+template <>
+struct BackendName<Emulated<bf16>> {
+  static constexpr const char* value = "Emulated<bf16>";
+};
+#else
+using Backends = std::tuple<Cpu<float>, Cpu<double>>;
 template <>
 struct BackendName<Cpu<float>> {
   static constexpr const char* value = "Cpu<float>";
@@ -32,21 +47,16 @@ template <>
 struct BackendName<Cpu<double>> {
   static constexpr const char* value = "Cpu<double>";
 };
+#endif
 
-/// Thread counts every case runs with; a backend without threads runs once.
+/// Thread counts every case runs with.
 template <class Device>
 std::vector<int> thread_counts() {
-  if constexpr (std::is_constructible_v<Device, int>) return {1, 2};
-  return {1};
-}
-
-template <class Device>
-Device make_device(int threads) {
-  if constexpr (std::is_constructible_v<Device, int>) {
-    return Device(threads);
-  } else {
-    return Device();
-  }
+#if defined(BLINKBERT_TEST_EMULATED)
+  return {1};  // threads decide nothing there (tests/emulator/); the two runs of every op have different schedules
+#else
+  return {1, 2};
+#endif
 }
 
 /// One op's device and memory. Every buffer lies between guards of 256 bytes, filled with NaN (0x7f in integers).
@@ -57,7 +67,7 @@ class Stage {
  public:
   Device device;
 
-  explicit Stage(int threads) : device(make_device<Device>(threads)) {}
+  explicit Stage(int threads) : device(threads) {}
 
   template <class T, class... Extent>
   View<T, sizeof...(Extent)> input(const std::vector<T>& values, Extent... extents) {
@@ -136,7 +146,7 @@ class Stage {
   View<T, static_cast<int>(Rank)> add(Role role, const std::vector<T>& values, const std::array<int, Rank>& shape) {
     REQUIRE(static_cast<std::int64_t>(values.size()) == element_count(shape));
     const std::size_t bytes = values.size() * sizeof(T);
-    const std::byte poison{std::is_floating_point_v<T> ? std::uint8_t{0xff} : std::uint8_t{0x7f}};
+    const std::byte poison{!std::is_integral_v<T> && !std::is_enum_v<T> ? std::uint8_t{0xff} : std::uint8_t{0x7f}};
     Buffer buffer{
         device.allocate(guard + bytes + guard), role, bytes, std::vector<std::byte>(guard + bytes + guard, poison), {}};
     if (role != Role::output && bytes > 0) std::memcpy(buffer.first_start.data() + guard, values.data(), bytes);

@@ -3,10 +3,12 @@
 // Inputs for op tests, and comparison with the oracle under a derived tolerance.
 //
 //   tolerance of a tensor = 2 x the worst error of the oracle run in the backend's precision  (rounding of any reasonable order)
-//                         + 4 ulp of the largest value                                        (rounding where it is stored)
+//                         + 4 ulp of the largest value                                        (rounding of sums)
 //                         + 4 ulp of the largest term, where terms nearly cancel              (rounding before the difference)
+//   ulp in the type that sums are kept in
 //
-// Float is compared with the oracle in double, double with the oracle in long double.
+// Float is compared with the oracle in double, double with the oracle in long double. For bf16 the low precision is float
+// arithmetic that rounds where kernels store (oracle/rounded.hpp); test values are floats that bf16 represents exactly.
 
 #include <algorithm>
 #include <cmath>
@@ -23,9 +25,11 @@
 
 #include <catch2/catch.hpp>
 
+#include <blinkbert/core/bf16.hpp>
 #include <blinkbert/core/random.hpp>
 #include <tests/oracle/dropout.hpp>
 #include <tests/oracle/gradient.hpp>
+#include <tests/oracle/rounded.hpp>
 
 namespace blinkbert::test {
 
@@ -37,15 +41,25 @@ using oracle::Tensors;
 template <class Real>
 using Exact = std::conditional_t<std::is_same_v<Real, double>, long double, double>;
 
-/// Numbers from -scale to scale around `middle`, another sequence for each `key`.
+/// The type the oracle is run in for the tolerance: as precise as kernels on Real are.
 template <class Real>
-std::vector<Real> random_values(int count, std::uint64_t key, double scale = 1, double middle = 0) {
+using Low = std::conditional_t<std::is_same_v<Real, bf16>, oracle::Rounded<bf16>, Real>;
+
+/// The values as the backend stores them; exact for `random_values<Real>`.
+template <class Real>
+std::vector<Real> narrowed(const std::vector<Wide<Real>>& values) {
+  return converted<Real>(values);
+}
+
+/// Numbers from -scale to scale around `middle` that Real represents exactly, another sequence for each `key`.
+template <class Real>
+std::vector<Wide<Real>> random_values(int count, std::uint64_t key, double scale = 1, double middle = 0) {
   const RandomStream stream{.seed = key, .purpose = Purpose::simulator, .layer = 99, .step = 0};
-  std::vector<Real> values;
+  std::vector<Wide<Real>> values;
   for (int i = 0; i < count; ++i) {
     const RandomWords words = stream.words(static_cast<std::uint32_t>(i), 0);
     const double unit = unit_interval(words[0]) + unit_interval(words[1]) * 0x1p-32;
-    values.push_back(static_cast<Real>(middle + scale * (2 * unit - 1)));
+    values.push_back(static_cast<Wide<Real>>(static_cast<Real>(middle + scale * (2 * unit - 1))));
   }
   return values;
 }
@@ -98,11 +112,11 @@ struct Expected {
   Exact<Real> tolerance = 0;
 };
 
-/// The distance of `value` to the next larger number of type Real.
+/// The distance of `value` to the next larger number of the type that sums over Real are kept in.
 template <class Real>
 Exact<Real> ulp(Exact<Real> value) {
   if (value == 0) return 0;
-  return std::ldexp(static_cast<Exact<Real>>(std::numeric_limits<Real>::epsilon()), std::ilogb(value));
+  return std::ldexp(static_cast<Exact<Real>>(std::numeric_limits<Wide<Real>>::epsilon()), std::ilogb(value));
 }
 
 /// `expected` with room for 4 ulp of the largest term of the difference that its values are.
@@ -115,8 +129,8 @@ Expected<Real> with_largest_term(Expected<Real> expected, Exact<Real> term) {
 /// A bound of |rstd gamma dy|, the first term of a norm's dx = rstd (g - mean(g) - xhat mean(g xhat)), g = gamma dy.
 /// dy is [rows, width].
 template <class Real>
-Exact<Real> largest_norm_term(const std::vector<Exact<Real>>& rstd, const std::vector<Real>& gamma,
-                              const std::vector<Real>& dy) {
+Exact<Real> largest_norm_term(const std::vector<Exact<Real>>& rstd, const std::vector<Wide<Real>>& gamma,
+                              const std::vector<Wide<Real>>& dy) {
   Exact<Real> largest_rstd = 0, largest_g = 0;
   for (const Exact<Real> element : rstd) largest_rstd = std::max(largest_rstd, element);
   for (std::size_t i = 0; i < dy.size(); ++i) {
@@ -126,42 +140,45 @@ Exact<Real> largest_norm_term(const std::vector<Exact<Real>>& rstd, const std::v
   return largest_rstd * largest_g;
 }
 
-/// From the oracle's values in both precisions.
-template <class Real>
-Expected<Real> expect(std::size_t count, std::vector<std::size_t> elements, std::vector<Exact<Real>> values,
-                      const std::vector<Real>& low) {
+/// From the oracle's values in both precisions, for a tensor of type T.
+template <class T, class LowNumber>
+Expected<T> expect(std::size_t count, std::vector<std::size_t> elements, std::vector<Exact<T>> values,
+                   const std::vector<LowNumber>& low) {
   using std::abs;
-  Exact<Real> worst = 0, largest = 0;
+  Exact<T> worst = 0, largest = 0;
   for (std::size_t i = 0; i < values.size(); ++i) {
-    worst = std::max(worst, abs(static_cast<Exact<Real>>(low[i]) - values[i]));
+    worst = std::max(worst, abs(static_cast<Exact<T>>(static_cast<T>(low[i])) - values[i]));
     largest = std::max(largest, abs(values[i]));
   }
-  return {count, std::move(elements), std::move(values), 2 * worst + 4 * ulp<Real>(largest)};
+  return {count, std::move(elements), std::move(values), 2 * worst + 4 * ulp<T>(largest)};
 }
 
-/// function(inputs), every element.
-template <class Real, class Function>
-Expected<Real> expect_values(const Function& function, const Tensors<Real>& inputs) {
-  std::vector<Exact<Real>> values = function(converted<Exact<Real>>(inputs));
+/// function(inputs), every element. A backend on Real computes it and keeps it as T.
+template <class Real, class T = Real, class Function>
+Expected<T> expect_values(const Function& function, const Tensors<Wide<Real>>& inputs) {
+  std::vector<Exact<T>> values = function(converted<Exact<T>>(inputs));
   const std::size_t count = values.size();
-  return expect<Real>(count, oracle::some_elements(count, count), std::move(values), function(inputs));
+  return expect<T>(count, oracle::some_elements(count, count), std::move(values),
+                   function(converted<Low<Real>>(inputs)));
 }
 
 /// start + d dot(function(inputs), weights) / d inputs[with_respect_to]; at most about `most` elements. An empty start is 0.
-template <class Real, class Function>
-Expected<Real> expect_gradient(const Function& function, const Tensors<Real>& inputs, std::size_t with_respect_to,
-                               const std::vector<Real>& weights, const std::vector<Real>& start = {},
-                               std::size_t most = 150) {
+/// A backend on Real computes it and keeps it as T.
+template <class Real, class T = Real, class Function>
+Expected<T> expect_gradient(const Function& function, const Tensors<Wide<Real>>& inputs, std::size_t with_respect_to,
+                            const std::vector<Wide<Real>>& weights, const std::vector<Wide<Real>>& start = {},
+                            std::size_t most = 150) {
   const std::size_t count = inputs[with_respect_to].size();
   const std::vector<std::size_t> elements = oracle::some_elements(count, most);
-  std::vector<Exact<Real>> values = oracle::gradient(function, converted<Exact<Real>>(inputs), with_respect_to,
-                                                     converted<Exact<Real>>(weights), elements);
-  std::vector<Real> low = oracle::gradient(function, inputs, with_respect_to, weights, elements);
+  std::vector<Exact<T>> values =
+      oracle::gradient(function, converted<Exact<T>>(inputs), with_respect_to, converted<Exact<T>>(weights), elements);
+  std::vector<Low<Real>> low = oracle::gradient(function, converted<Low<Real>>(inputs), with_respect_to,
+                                                converted<Low<Real>>(weights), elements);
   for (std::size_t i = 0; i < elements.size() && !start.empty(); ++i) {
-    values[i] += static_cast<Exact<Real>>(start[elements[i]]);
-    low[i] += start[elements[i]];
+    values[i] += static_cast<Exact<T>>(start[elements[i]]);
+    low[i] += static_cast<Low<Real>>(start[elements[i]]);
   }
-  return expect<Real>(count, elements, std::move(values), low);
+  return expect<T>(count, elements, std::move(values), low);
 }
 
 /// Compares tensors and prints, per tensor, the worst error and the largest share of the tolerance over all cases.
@@ -206,7 +223,7 @@ class Comparison {
     if (wrong > 0)
       FAIL_CHECK(tensor << ": " << wrong << " of " << expected.elements.size() << " wrong; " << first.str());
     std::size_t not_finite = 0;
-    for (const Real element : actual) not_finite += std::isfinite(element) ? 0 : 1;
+    for (const Real element : actual) not_finite += std::isfinite(static_cast<Wide<Real>>(element)) ? 0 : 1;
     CHECK(not_finite == 0);
   }
 

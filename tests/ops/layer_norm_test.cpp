@@ -31,9 +31,9 @@ constexpr Case cases[] = {{1, 1},
                           {1100, 130}};
 
 template <class Real>
-Tensors<Real> inputs_of(const Case& c) {
-  return {random_values<Real>(c.T * c.E, 1, c.scale, c.middle), random_values<Real>(c.E, 2, 1, .5),
-          random_values<Real>(c.E, 3)};
+Tensors<Wide<Real>> inputs_of(const Case& c) {
+  return {random_values<Real>(c.T * c.E, 1, c.scale, c.middle), random_values<Wide<Real>>(c.E, 2, 1, .5),
+          random_values<Wide<Real>>(c.E, 3)};
 }
 
 TEMPLATE_LIST_TEST_CASE("layer norm forward", "[layer_norm]", Backends) {
@@ -41,18 +41,20 @@ TEMPLATE_LIST_TEST_CASE("layer norm forward", "[layer_norm]", Backends) {
   Comparison compare("layer_norm", BackendName<TestType>::value);
   for (const Case& c : cases) {
     const int T = c.T, E = c.E;
-    const Tensors<Real> inputs = inputs_of<Real>(c);
+    const Tensors<Wide<Real>> inputs = inputs_of<Real>(c);
     const auto norm = [&](const auto& x) { return oracle::layer_norm(x[0], x[1], x[2], T, E, epsilon); };
     const Expected<Real> y = expect_values<Real>([&](const auto& x) { return norm(x).y; }, inputs);
-    const Expected<Real> mean = expect_values<Real>([&](const auto& x) { return norm(x).mean; }, inputs);
-    const Expected<Real> rstd = expect_values<Real>([&](const auto& x) { return norm(x).rstd; }, inputs);
+    const Expected<Wide<Real>> mean =
+        expect_values<Real, Wide<Real>>([&](const auto& x) { return norm(x).mean; }, inputs);
+    const Expected<Wide<Real>> rstd =
+        expect_values<Real, Wide<Real>>([&](const auto& x) { return norm(x).rstd; }, inputs);
     for (const int threads : thread_counts<TestType>()) {
       INFO("T " << T << ", E " << E << ", mean " << c.middle << ", threads " << threads);
       Stage<TestType> stage(threads);
       LayerNormForward<Real> op{.y = stage.template output<Real>(T, E),
                                 .mean = {},
                                 .rstd = {},
-                                .x = stage.input(inputs[0], T, E),
+                                .x = stage.input(narrowed<Real>(inputs[0]), T, E),
                                 .gamma = stage.input(inputs[1], E),
                                 .beta = stage.input(inputs[2], E),
                                 .epsilon = epsilon};
@@ -74,8 +76,8 @@ TEMPLATE_LIST_TEST_CASE("layer norm backward", "[layer_norm]", Backends) {
   for (const Case& c : cases) {
     const int T = c.T, E = c.E;
     const std::size_t most = T * E > 5000 ? 20 : 150;
-    const Tensors<Real> inputs = inputs_of<Real>(c);
-    const std::vector<Real> dy = random_values<Real>(T * E, 4), residual = random_values<Real>(T * E, 5);
+    const Tensors<Wide<Real>> inputs = inputs_of<Real>(c);
+    const std::vector<Wide<Real>> dy = random_values<Real>(T * E, 4), residual = random_values<Real>(T * E, 5);
     const std::vector<Wide<Real>> gamma_start = random_values<Wide<Real>>(E, 6),
                                   beta_start = random_values<Wide<Real>>(E, 7);
     const auto norm = [&](const auto& x) { return oracle::layer_norm(x[0], x[1], x[2], T, E, epsilon).y; };
@@ -86,16 +88,16 @@ TEMPLATE_LIST_TEST_CASE("layer norm backward", "[layer_norm]", Backends) {
     const Expected<Real> dx = with_largest_term(expect_gradient<Real>(norm, inputs, 0, dy, {}, most), term);
     const Expected<Real> sum =
         with_largest_term(expect_gradient<Real>(beside_residual, inputs, 0, joined(dy, residual), {}, most), term);
-    const Expected<Real> dgamma = expect_gradient<Real>(norm, inputs, 1, dy, gamma_start, most);
-    const Expected<Real> dbeta = expect_gradient<Real>(norm, inputs, 2, dy, beta_start, most);
+    const Expected<Wide<Real>> dgamma = expect_gradient<Real, Wide<Real>>(norm, inputs, 1, dy, gamma_start, most);
+    const Expected<Wide<Real>> dbeta = expect_gradient<Real, Wide<Real>>(norm, inputs, 2, dy, beta_start, most);
     for (const int threads : thread_counts<TestType>()) {
       INFO("T " << T << ", E " << E << ", mean " << c.middle << ", threads " << threads);
       Stage<TestType> stage(threads);
       LayerNormBackward<Real> op{.dx = stage.template output<Real>(T, E),
                                  .dgamma = stage.sum(gamma_start, E),
                                  .dbeta = stage.sum(beta_start, E),
-                                 .dy = stage.input(dy, T, E),
-                                 .x = stage.input(inputs[0], T, E),
+                                 .dy = stage.input(narrowed<Real>(dy), T, E),
+                                 .x = stage.input(narrowed<Real>(inputs[0]), T, E),
                                  .residual = {},
                                  .mean = stage.input(converted<Wide<Real>>(saved.mean), T),
                                  .rstd = stage.input(converted<Wide<Real>>(saved.rstd), T),
@@ -107,11 +109,11 @@ TEMPLATE_LIST_TEST_CASE("layer norm backward", "[layer_norm]", Backends) {
       stage.run_twice(op);
       compare("dx", stage.values(op.dx), dx);
       check_parameters();
-      op.residual = stage.input(residual, T, E);
+      op.residual = stage.input(narrowed<Real>(residual), T, E);
       stage.run_twice(op);
       compare("dx + residual", stage.values(op.dx), sum);
       check_parameters();
-      op.dx = stage.in_and_out(residual, T, E);
+      op.dx = stage.in_and_out(narrowed<Real>(residual), T, E);
       op.residual = op.dx;
       stage.run_twice(op);
       compare("dx + residual", stage.values(op.dx), sum);

@@ -17,7 +17,8 @@ struct Dual {
   Dual(Number value_, Number derivative_) : value(value_), derivative(derivative_) {}
   /// A constant.
   template <class Plain>
-  requires(std::is_arithmetic_v<Plain>) Dual(Plain constant) : value(static_cast<Number>(constant)) {}
+  requires(std::is_arithmetic_v<Plain> || std::is_same_v<Plain, Number>) Dual(Plain constant)
+      : value(static_cast<Number>(constant)) {}
 
   friend Dual operator+(const Dual& a, const Dual& b) { return {a.value + b.value, a.derivative + b.derivative}; }
   friend Dual operator-(const Dual& a, const Dual& b) { return {a.value - b.value, a.derivative - b.derivative}; }
@@ -39,15 +40,18 @@ struct Dual {
   friend bool operator>=(const Dual& a, const Dual& b) { return a.value >= b.value; }
 
   friend Dual exp(const Dual& a) {
-    const Number value = std::exp(a.value);
+    using std::exp;
+    const Number value = exp(a.value);
     return {value, value * a.derivative};
   }
   friend Dual tanh(const Dual& a) {
-    const Number value = std::tanh(a.value);
+    using std::tanh;
+    const Number value = tanh(a.value);
     return {value, (1 - value * value) * a.derivative};
   }
   friend Dual sqrt(const Dual& a) {
-    const Number value = std::sqrt(a.value);
+    using std::sqrt;
+    const Number value = sqrt(a.value);
     return {value, a.derivative / (2 * value)};
   }
 };

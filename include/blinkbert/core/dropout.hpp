@@ -6,7 +6,6 @@
 // 65536 / (65536 - round(65536 p)), the inverse of the keep probability that is really used, so the mean is exact.
 // (8 bits would drop 1.17 % where 1 % is asked for.)
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 

@@ -4,7 +4,7 @@
 // Every random decision is a pure function of (seed, purpose, layer, step, sequence, index), equal on every backend, so
 // any step can be replayed alone and no decision depends on threads, devices or on how a batch is cut.
 
-#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include <Random123/philox.h>
@@ -35,7 +35,10 @@ enum class Purpose : std::uint32_t {
 /// The layer of the upscaling block in a counter; encoder block i and hidden layer i of the head use i.
 inline constexpr std::uint32_t upscaling_layer = 255;
 
-using RandomWords = std::array<std::uint32_t, 4>;
+struct RandomWords {
+  std::uint32_t word[4];
+  BLINKBERT_HOST_DEVICE std::uint32_t operator[](std::size_t i) const { return word[i]; }
+};
 
 /// One stream of counters: everything but index and sequence.
 struct RandomStream {
@@ -49,7 +52,7 @@ struct RandomStream {
     const r123::Philox4x32::ctr_type counter{{index, sequence, step, static_cast<std::uint32_t>(purpose) << 8 | layer}};
     const r123::Philox4x32::key_type key{{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
     const r123::Philox4x32::ctr_type out = r123::Philox4x32()(counter, key);
-    return {out[0], out[1], out[2], out[3]};
+    return {{out[0], out[1], out[2], out[3]}};
   }
 
   BLINKBERT_HOST_DEVICE std::uint32_t word(std::uint32_t index, std::uint32_t sequence) const {

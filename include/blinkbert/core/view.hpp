@@ -8,6 +8,7 @@
 //
 // A loop index is the lower-case letter of the extent it runs over.
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -25,7 +26,7 @@ namespace blinkbert {
 
 /// Elements addressed by `extents`; 64 bits, since T E of a large batch passes 2^31.
 template <std::size_t Rank>
-BLINKBERT_HOST_DEVICE constexpr std::int64_t element_count(const std::array<int, Rank>& extents) {
+constexpr std::int64_t element_count(const std::array<int, Rank>& extents) {
   std::int64_t count = 1;
   for (std::size_t axis = 0; axis < Rank; ++axis) count *= extents[axis];
   return count;
@@ -40,18 +41,25 @@ class View {
   static constexpr int rank = Rank;
 
   View() = default;
-  BLINKBERT_HOST_DEVICE View(T* data, std::array<int, Rank> extents) : data_(data), extents_(extents) {}
+  View(T* data, std::array<int, Rank> extents) : data_(data) { std::copy_n(extents.begin(), Rank, extents_); }
 
   /// View<T> converts to View<const T>.
   template <class U>
-  requires(std::is_const_v<T>&& std::is_same_v<U, std::remove_const_t<T>>) BLINKBERT_HOST_DEVICE
-      View(const View<U, Rank>& other)
-      : data_(other.data()), extents_(other.extents()) {}
+  requires(std::is_const_v<T>&& std::is_same_v<U, std::remove_const_t<T>>) View(const View<U, Rank>& other)
+      : View(other.data(), other.extents()) {}
 
   BLINKBERT_HOST_DEVICE T* data() const { return data_; }
-  BLINKBERT_HOST_DEVICE int extent(int axis) const { return extents_[static_cast<std::size_t>(axis)]; }
-  BLINKBERT_HOST_DEVICE const std::array<int, Rank>& extents() const { return extents_; }
-  BLINKBERT_HOST_DEVICE std::int64_t size() const { return element_count(extents_); }
+  BLINKBERT_HOST_DEVICE int extent(int axis) const { return extents_[axis]; }
+  std::array<int, Rank> extents() const {
+    std::array<int, Rank> copy{};
+    std::copy_n(extents_, Rank, copy.begin());
+    return copy;
+  }
+  BLINKBERT_HOST_DEVICE std::int64_t size() const {
+    std::int64_t count = 1;
+    for (int axis = 0; axis < Rank; ++axis) count *= extents_[axis];
+    return count;
+  }
   BLINKBERT_HOST_DEVICE explicit operator bool() const { return data_ != nullptr; }
 
   /// Offset of an element: ((i0 * extent1 + i1) * extent2 + i2) ...
@@ -59,21 +67,21 @@ class View {
   requires(sizeof...(Index) == Rank) BLINKBERT_HOST_DEVICE T& operator()(Index... index) const {
     std::int64_t offset = 0;
     int axis = 0;
-    ((offset = offset * extents_[static_cast<std::size_t>(axis++)] + index), ...);
+    ((offset = offset * extents_[axis++] + index), ...);
     return data_[offset];
   }
 
   /// The rows [first, first + count) of the leading axis.
   BLINKBERT_HOST_DEVICE View rows(int first, int count) const {
-    std::array<int, Rank> extents = extents_;
-    const std::int64_t stride = extents_[0] == 0 ? 0 : size() / extents_[0];
-    extents[0] = count;
-    return {data_ + first * stride, extents};
+    View part = *this;
+    part.data_ += extents_[0] == 0 ? 0 : size() / extents_[0] * first;
+    part.extents_[0] = count;
+    return part;
   }
 
  private:
   T* data_ = nullptr;
-  std::array<int, Rank> extents_{};
+  int extents_[Rank] = {};  // not std::array, whose functions device code cannot call
 };
 
 /// A view that is added to. Only made on purpose: `Acc{view}`.

@@ -1,0 +1,95 @@
+#pragma once
+
+// Cuda: one CUDA device as a place to run ops. Owns a stream, memory by cudaMalloc, and a grow-only workspace.
+
+#include <array>
+#include <cstddef>
+#include <utility>
+
+#include <blinkbert/backend/backend.hpp>
+#include <blinkbert/dev/dev.hpp>
+
+namespace blinkbert {
+
+/// Bytes on the device; moved, never copied.
+class CudaMemory {
+ public:
+  CudaMemory() = default;
+  explicit CudaMemory(std::size_t bytes) {
+    void* data = nullptr;
+    check_cuda(cudaMalloc(&data, bytes > 0 ? bytes : 1), "asking for memory");
+    data_ = static_cast<std::byte*>(data);
+  }
+  CudaMemory(CudaMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+  CudaMemory& operator=(CudaMemory&& other) noexcept {
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~CudaMemory() { cudaFree(data_); }
+
+  std::byte* data() const { return data_; }
+
+ private:
+  std::byte* data_ = nullptr;
+};
+
+/// Runs every op on the current CUDA device: bf16 storage with fp32 sums, or fp32 (`Number`). Ops are issued to one stream
+/// in the order of the calls; nothing waits but `download`.
+template <class Number>
+class Cuda {
+ public:
+  using Real = Number;
+  using Memory = CudaMemory;
+
+  Cuda() {
+    int device = 0;
+    check_cuda(cudaGetDevice(&device), "looking for a device");
+    check_cuda(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device), "asking the device");
+    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  }
+  Cuda(const Cuda&) = delete;
+  Cuda& operator=(const Cuda&) = delete;
+  ~Cuda() { cudaStreamDestroy(stream_); }
+
+  cudaStream_t stream() const { return stream_; }
+  int multiprocessors() const { return multiprocessors_; }
+  void wait() { check_cuda(cudaStreamSynchronize(stream_), "waiting"); }
+
+  Memory allocate(std::size_t bytes) { return Memory(bytes); }
+  void upload(std::byte* to, const std::byte* from, std::size_t bytes) {
+    if (bytes > 0)
+      check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
+  }
+  void download(std::byte* to, const std::byte* from, std::size_t bytes) {
+    if (bytes > 0)
+      check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the device");
+    wait();
+  }
+  void copy(std::byte* to, const std::byte* from, std::size_t bytes) {
+    if (bytes > 0) check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "copying");
+  }
+  void zero(std::byte* to, std::size_t bytes) {
+    if (bytes > 0) check_cuda(cudaMemsetAsync(to, 0, bytes, stream_), "writing zeros");
+  }
+
+  /// Uninitialised room, valid until the next call; allocates only where it has to grow.
+  template <class T, class... Extent>
+  View<T, sizeof...(Extent)> workspace(Extent... extents) {
+    const std::array<int, sizeof...(Extent)> shape{static_cast<int>(extents)...};
+    const std::size_t bytes = static_cast<std::size_t>(element_count(shape)) * sizeof(T);
+    if (bytes > workspace_bytes_) {
+      wait();  // earlier ops may still use the old room
+      workspace_ = Memory(bytes);
+      workspace_bytes_ = bytes;
+    }
+    return {reinterpret_cast<T*>(workspace_.data()), shape};
+  }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  int multiprocessors_ = 0;
+  Memory workspace_;
+  std::size_t workspace_bytes_ = 0;
+};
+
+}  // namespace blinkbert
