@@ -246,6 +246,7 @@ BB_KERNEL(128, 1) group_of(int members, int count) {
   if (thread() < members) sync_group<2>(count);  // <- meets in a group
 }
 BB_KERNEL(64, 1) group_of_halves() {
+  sync_group<2>(64);
   if (lane() < 16) sync_group<2>(32);  // <- half of each warp
 }
 BB_KERNEL(128, 1) group_of_two_minds() {

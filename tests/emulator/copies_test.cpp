@@ -91,6 +91,29 @@ TEST_CASE("until the wait the place belongs to the copy", "[emulator]") {
   check(copy_as<Step::copied_over>(), words("write", "copies again", "copies"));
 }
 
+/// The odd bytes as well.
+BB_KERNEL(32, 1) bytes_copied(View<std::uint8_t, 1> from, int byte) {
+  SharedMemory shared;
+  const auto tile = shared.take<std::uint8_t>(16);
+  if (thread() != 4) return;
+  copy_async(at(tile, 0), at(from, 0), true);
+  commit_copies();
+  (void)load(at(tile, byte));  // <- reads a byte
+  wait_copies<0>();
+}
+
+TEST_CASE("every byte belongs to the copy", "[emulator]") {
+  for (const int byte : {0, 1, 14, 15}) {
+    require_fault({"bytes_copied", 0, "4",
+                   text("read at ", line("reads a byte"), " of byte ", byte,
+                        " of shared memory while a copy is under way to it, begun at ")},
+                  [&](Device& device) {
+                    launch<bytes_copied>(device, {.blocks = 1, .threads = 32, .shared_bytes = 16},
+                                         device.holding(std::vector<std::uint8_t>(16, 1)), byte);
+                  });
+  }
+}
+
 TEST_CASE("a copy is waited for before its thread leaves", "[emulator]") {
   const std::string words = text("leaves the kernel with a copy under way that began at ", line("copies"));
   require_fault({"copied", 0, "*", words}, copy_as<Step::no_wait>());
@@ -273,6 +296,7 @@ BB_KERNEL(32, 1) watched(View<int, 1> arrivals, View<float, 1> from) {
   SharedMemory shared;
   const auto tile = shared.take<float>(4 * threads());
   float* const bytes = tile.data + 4 * thread();
+  store(at(tile, 4 * thread()), Vector<float, 4>{});
   copy_async(at(tile, 4 * thread()), at(from, 4 * thread()), true);
   const bool is_early = bytes[0] == static_cast<float>(4 * thread() + 1);
   const bool is_poison = bytes[0] != bytes[0];

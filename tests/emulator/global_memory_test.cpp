@@ -399,8 +399,9 @@ TEST_CASE("every access stays in the device's memory", "[emulator]") {
   require_fault(words, [&](Device& device) {
     launch<outside>(device, {.blocks = 1, .threads = 32}, View<float, 1>{}, View<float, 1>{&elsewhere, {1}}, 0);
   });
-  require_fault(words, [](Device& device) {  // a buffer that is no more
+  require_fault({words.kernel, 0, "2", words.what, 2}, [](Device& device) {  // a buffer that is no more
     const auto gone = device.holding(filled<float>(100));
+    launch<outside>(device, {.blocks = 1, .threads = 32}, gone, gone, 0);
     device.forget_buffers();
     launch<outside>(device, {.blocks = 1, .threads = 32}, gone, gone, 0);
   });

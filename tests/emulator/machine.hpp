@@ -74,8 +74,9 @@ struct Words {
   int block;
   std::string thread;  // "" where no thread is named, "*" for any
   std::string what;    // begins so
+  int launch = 1;
 
-  bool fit(const std::string& message, std::uint64_t seed, int launch = 1) const {
+  bool fit(const std::string& message, std::uint64_t seed) const {
     std::string rest = message;
     const auto is_next = [&](const std::string& part) {
       if (!rest.starts_with(part)) return false;

@@ -1,5 +1,7 @@
 // What the emulator finds wrong with a kernel's use of shared memory, and what it lets pass.
 
+#include <random>
+
 #include <tests/emulator/machine.hpp>
 
 namespace blinkbert::test {
@@ -482,7 +484,7 @@ BB_KERNEL(64, 1)
 vector_over_elements(View<float, 1> out) {
   SharedMemory shared;
   const auto tile = shared.take<bf16>(8);
-  if (warp() == 0 && lane() < 8) store(at(tile, lane()), bf16(1.0f));
+  if (thread() == 0) store(at(tile, 0), Vector<bf16, 8>{});
   sync_block();
   if (thread() == 5) store(at(tile, 5), bf16(2.0f));  // <- one element
   if constexpr (between == Between::sync_block) sync_block();
@@ -505,6 +507,37 @@ TEST_CASE("a vector is as many elements", "[emulator]") {
   });
 }
 
+/// All elements have the same readers, one of them a later read.
+template <Between between>
+BB_KERNEL(64, 1)
+vector_over_readers(View<float, 1> out) {
+  SharedMemory shared;
+  const auto tile = shared.take<bf16>(8);
+  if (thread() == 0) store(at(tile, 0), Vector<bf16, 8>{});
+  sync_block();
+  float value = 0;
+  if (thread() == 32) value = static_cast<float>(load<8>(at(tile, 0))[0]);
+  sync_block();
+  if (thread() == 32) value += static_cast<float>(load(at(tile, 5)));  // <- reads one again
+  if constexpr (between == Between::sync_block) sync_block();
+  if (thread() == 0) store(at(tile, 0), Vector<bf16, 8>{});  // <- overwrites all
+  store(at(out, thread()), value);
+}
+
+TEST_CASE("a vector that is written looks at the readers of every element", "[emulator]") {
+  const LaunchShape shape{.blocks = 1, .threads = 64, .shared_bytes = 16};
+  require_each_of({{"vector_over_readers", 0, "0",
+                    race("write", line("overwrites all"), 10, "read", line("reads one again"), "thread 32")},
+                   {"vector_over_readers", 0, "32",
+                    race("read", line("reads one again"), 10, "write", line("overwrites all"), "thread 0")}},
+                  [&](Device& device) {
+                    launch<vector_over_readers<Between::nothing>>(device, shape, device.unwritten<float>(64));
+                  });
+  require_sound([&](Device& device) {
+    launch<vector_over_readers<Between::sync_block>>(device, shape, device.unwritten<float>(64));
+  });
+}
+
 /// Warps of many launches, shapes and sizes in a row: what one left behind is no other's business.
 TEST_CASE("launches of other shapes do not disturb each other", "[emulator]") {
   Device device;
@@ -518,6 +551,131 @@ TEST_CASE("launches of other shapes do not disturb each other", "[emulator]") {
       REQUIRE(values_of(out)[9] == 2);
     }
   }
+  // From many warps on little memory to one warp on much.
+  LaunchShape shape = with_matrix(1024);
+  launch<two_steps<Access::read, Access::read, Between::nothing>>(device, shape, device.unwritten<float>(1024), 1000);
+  shape = with_matrix(32);
+  shape.shared_bytes = 200 * 1024;
+  launch<two_steps<Access::read, Access::write, Between::sync_warp>>(device, shape, device.unwritten<float>(32), 9);
+}
+
+// --- the detector against one that forgets nothing ----------------------------------------------------------------
+
+/// Keeps every access, and for every thread the accesses that it knows of. The matrix words of a warp act as one more thread
+/// of it.
+class FullHistory {
+ public:
+  explicit FullHistory(int warps) : known_(static_cast<std::size_t>(warps * per_warp)) {}
+
+  static constexpr int per_warp = 33;
+
+  /// What SharedWatch should find: the first pair of bytes that another access has touched of which `actor` knows nothing.
+  emulator::SharedWatch::Finding touch(int actor, int offset, int bytes, Access access) {
+    using Finding = emulator::SharedWatch::Finding;
+    for (int byte = offset; byte < offset + bytes; byte += 2) {
+      Finding found;
+      for (std::size_t i = 0; i < accesses_.size(); ++i) {
+        const Past& past = accesses_[i];
+        if (byte < past.offset || byte >= past.offset + past.bytes ||
+            known_[static_cast<std::size_t>(actor)].contains(i))
+          continue;
+        if (past.access == Access::write) {
+          found.kind = Finding::written;
+        } else if (access == Access::write && found.kind == Finding::nothing) {
+          found.kind = Finding::read;
+        }
+      }
+      found.offset = static_cast<std::size_t>(byte);
+      if (found.kind != Finding::nothing) return found;
+    }
+    known_[static_cast<std::size_t>(actor)].insert(accesses_.size());
+    accesses_.push_back({offset, bytes, access});
+    return {};
+  }
+  void meet(std::uint32_t warps) {
+    std::set<std::size_t> all;
+    const auto for_each = [&](const auto& visit) {
+      for (std::size_t a = 0; a < known_.size(); ++a) {
+        if ((warps >> a / per_warp & 1u) != 0) visit(known_[a]);
+      }
+    };
+    for_each([&](const auto& known) { all.insert(known.begin(), known.end()); });
+    for_each([&](auto& known) { known = all; });
+  }
+
+ private:
+  struct Past {
+    int offset, bytes;
+    Access access;
+  };
+  std::vector<Past> accesses_;
+  std::vector<std::set<std::size_t>> known_;
+};
+
+TEST_CASE("the race detector finds what a full history shows", "[emulator]") {
+  using Finding = emulator::SharedWatch::Finding;
+  std::mt19937 random(5);
+  const auto draw = [&](int count) { return static_cast<int>(random() % static_cast<unsigned>(count)); };
+  emulator::SharedWatch watch;
+  int found = 0, steps = 0;
+  for (int sequence = 0; sequence < 3000; ++sequence) {
+    // Shapes change now and then, and what the sequences before left in the shadow stays there.
+    const bool is_new_shape = sequence % 3 == 0;
+    const int warps = is_new_shape ? 1 + draw(4) : 4, room = is_new_shape ? 32 << draw(2) : 64;
+    const int lanes_in_use = 1 + draw(3), most_steps = 5 + draw(60), sync_share = 1 + draw(9);
+    watch.begin_launch(static_cast<std::size_t>(room), warps);
+    watch.begin_block();
+    FullHistory history(warps);
+    for (int byte = 0; byte < room; byte += 16) {  // somebody wrote everything
+      REQUIRE(watch.touch<Access::write>(0, 0, static_cast<std::size_t>(byte), 16, 2, emulator::Where::current()));
+      (void)history.touch(0, byte, 16, Access::write);
+    }
+    const std::uint32_t everybody = (1u << warps) - 1;
+    watch.sync_warps(everybody);
+    history.meet(everybody);
+    for (int step = 0; step < most_steps; ++step) {
+      ++steps;
+      const int warp = draw(warps), lane = draw(lanes_in_use);
+      const auto w = static_cast<std::size_t>(warp);
+      if (draw(10) < sync_share) {
+        const std::uint32_t met = draw(3) == 0 ? everybody : 1u << warp | 1u << draw(warps);
+        if (draw(2) == 0) {
+          watch.sync_warp(w);
+          history.meet(1u << warp);
+        } else {
+          watch.sync_warps(met);
+          history.meet(met);
+        }
+        continue;
+      }
+      const int size = 2 << draw(5), offset = draw(room / size) * size;
+      const auto from = static_cast<std::size_t>(offset), count = static_cast<std::size_t>(size);
+      const emulator::Where where = emulator::Where::current();
+      const int kind = draw(5);  // reads, writes, reads of the whole warp
+      bool is_sound = true;
+      Finding wanted;
+      if (kind <= 1) {
+        is_sound = watch.touch<Access::read>(warp * 32 + lane, w, from, count, 2, where);
+        wanted = history.touch(warp * FullHistory::per_warp + lane, offset, size, Access::read);
+      } else if (kind <= 3) {
+        is_sound = watch.touch<Access::write>(warp * 32 + lane, w, from, count, 2, where);
+        wanted = history.touch(warp * FullHistory::per_warp + lane, offset, size, Access::write);
+      } else {
+        is_sound = watch.touch<Access::read>(emulator::SharedWatch::whole_warp, w, from, count, 2, where);
+        wanted = history.touch(warp * FullHistory::per_warp + 32, offset, size, Access::read);
+      }
+      INFO("sequence " << sequence << ", step " << step << ", kind " << kind);
+      REQUIRE(is_sound == (wanted.kind == Finding::nothing));
+      if (is_sound) continue;
+      ++found;
+      REQUIRE(watch.finding().kind == wanted.kind);
+      REQUIRE(watch.finding().offset == wanted.offset);
+      break;
+    }
+  }
+  CHECK(found > 1000);
+  CHECK(found < 2900);
+  CHECK(steps > 20000);
 }
 
 }  // namespace

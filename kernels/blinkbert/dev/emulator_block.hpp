@@ -208,9 +208,9 @@ class Block {
   void copy_async(std::byte* to, const std::byte* from, std::size_t element, bool is_wanted, Where where) {
     if (is_wanted) touch_global(from, copy_bytes, element, Access::read, where);
     touch_shared<Access::write>(to, copy_bytes, element, where);
-    shared_watch_.begin_copy(shared_offset(to));
+    shared_watch_.begin_copy(shared_offset(to), element);
     std::memset(to, 0xff, copy_bytes);
-    Copy copy{to, from, {}, is_wanted, running_->committed, where};
+    Copy copy{to, from, {}, element, is_wanted, running_->committed, where};
     if (is_wanted) std::memcpy(copy.source.data(), from, copy_bytes);
     if (draw() % 2 == 0) arrive(copy);
     running_->copies.push_back(copy);
@@ -226,7 +226,7 @@ class Block {
                    " whose source was written while it was under way"));
       }
       arrive(copy);
-      shared_watch_.end_copy(static_cast<std::size_t>(me.number / lanes), shared_offset(copy.to));
+      shared_watch_.end_copy(static_cast<std::size_t>(me.number / lanes), shared_offset(copy.to), copy.element);
     }
     me.copies.erase(me.copies.begin(), me.copies.begin() + static_cast<std::ptrdiff_t>(done));
   }
@@ -262,6 +262,7 @@ class Block {
     std::byte* to;
     const std::byte* from;
     std::array<std::byte, copy_bytes> source;  // as it was
+    std::size_t element;                       // bytes
     bool is_wanted;
     int group;
     Where where;

@@ -123,8 +123,10 @@ class SharedWatch {
   const Finding& finding() const { return finding_; }
 
   /// The 16 bytes from `offset` on, which the thread has just touched for writing, arrive later.
-  void begin_copy(std::size_t offset) { set_clock(offset, under_way); }
-  void end_copy(std::size_t warp, std::size_t offset) { set_clock(offset, known_[warp][warp]); }
+  void begin_copy(std::size_t offset, std::size_t element) { set_clock(offset, element, under_way); }
+  void end_copy(std::size_t warp, std::size_t offset, std::size_t element) {
+    set_clock(offset, element, known_[warp][warp]);
+  }
 
  private:
   static constexpr std::uint32_t under_way = ~0u;
@@ -133,8 +135,9 @@ class SharedWatch {
   std::size_t cell_of(std::size_t offset) const { return offset / 2 + offset % 2 * (bytes_ / 2); }
   Record* reads_of(std::size_t warp) const { return &reads_[warp * bytes_]; }
 
-  void set_clock(std::size_t offset, std::uint32_t clock) {
-    for (std::size_t i = offset / 2; i < offset / 2 + 8; ++i) writes_[i].clock = clock;
+  void set_clock(std::size_t offset, std::size_t element, std::uint32_t clock) {
+    const std::size_t step = element == 1 ? 1 : 2;
+    for (std::size_t i = offset; i < offset + 16; i += step) writes_[cell_of(i)].clock = clock;
   }
 
   /// True where eight cells have the same history, as far as it concerns this warp's next access.
