@@ -53,6 +53,12 @@ class ZeroedArray {
   std::unique_ptr<T, Free> data_;
 };
 
+/// True where eight neighbours hold the same bytes.
+template <class T>
+bool all_equal(const T* first) {
+  return std::memcmp(first, first + 1, 7 * sizeof(T)) == 0;
+}
+
 class MemoryMap {
  public:
   static constexpr std::size_t alignment = 256;
@@ -165,9 +171,7 @@ class MemoryWatch {
     const auto offset = static_cast<std::size_t>(place - cached->begin);
     std::uint64_t* const first = &cached->cell(offset);
     if (bytes == 16 && element > 1 && neighbours_ == Neighbours::none) {
-      bool are_alike = true;
-      for (std::size_t i = 1; i < 8; ++i) are_alike &= first[i] == first[0];
-      if (are_alike) {  // one decision for all of them
+      if (all_equal(first)) {  // one decision for all of them
         if (!touch_cell(first[0], access, thread + 1)) return is_found_at(*cached, offset);
         for (std::size_t i = 1; i < 8; ++i) first[i] = first[0];
         return true;

@@ -41,7 +41,6 @@ class SharedWatch {
     std::uint32_t clock = 0;
     std::int32_t thread = whole_warp;  // or several of its lanes
     Where where;
-    bool operator==(const Record& other) const { return std::memcmp(this, &other, sizeof(Record)) == 0; }
   };
   struct Finding {
     enum Kind { nothing, unwritten, under_way, written, read } kind = nothing;
@@ -99,24 +98,24 @@ class SharedWatch {
   template <Access access>
   bool touch(int thread, std::size_t warp, std::size_t offset, std::size_t bytes, std::size_t element, Where where) {
     const Record now{known_[warp][warp], thread, where};
+    Record noted;
     if (element == 1) {
       for (std::size_t i = offset; i < offset + bytes; ++i) {
-        if (!touch_cell<access>(cell_of(i), warp, now)) return is_found_at(i);
+        if (!touch_cell<access>(cell_of(i), warp, noted = now)) return is_found_at(i);
       }
       return true;
     }
     const std::size_t first = offset / 2, count = bytes / 2;
     if (count == 8 && are_alike<access>(first, warp)) {  // one decision for all of them
-      if (!touch_cell<access>(first, warp, now)) return is_found_at(offset);
+      if (!touch_cell<access>(first, warp, noted = now)) return is_found_at(offset);
       for (std::size_t i = first + 1; i < first + count; ++i) {
         readers_[i] = readers_[first];
-        if (access == Access::read) reads_of(warp)[i] = reads_of(warp)[first];
-        if (access == Access::write) writes_[i] = writes_[first];
+        (access == Access::read ? reads_of(warp) : &writes_[0])[i] = noted;
       }
       return true;
     }
     for (std::size_t i = 0; i < count; ++i) {
-      if (!touch_cell<access>(first + i, warp, now)) return is_found_at(offset + 2 * i);
+      if (!touch_cell<access>(first + i, warp, noted = now)) return is_found_at(offset + 2 * i);
     }
     return true;
   }
@@ -143,13 +142,8 @@ class SharedWatch {
   /// True where eight cells have the same history, as far as it concerns this warp's next access.
   template <Access access>
   bool are_alike(std::size_t first, std::size_t warp) const {
-    const Record* const reads = reads_of(warp);
-    const std::uint32_t readers = readers_[first];
-    bool is_same = access == Access::read || (readers & all_warps() & ~(1u << warp)) == 0;
-    for (std::size_t i = first + 1; i < first + 8; ++i) {
-      is_same &= readers_[i] == readers && writes_[i] == writes_[first] && reads[i] == reads[first];
-    }
-    return is_same;
+    if (access == Access::write && (readers_[first] & all_warps() & ~(1u << warp)) != 0) return false;
+    return all_equal(&readers_[first]) && all_equal(&writes_[first]) && all_equal(&reads_of(warp)[first]);
   }
   std::uint32_t all_warps() const { return ~0u >> (most_warps - warps_); }
 
@@ -168,8 +162,9 @@ class SharedWatch {
     return false;
   }
 
+  /// Changes `now` to what it leaves in the cell.
   template <Access access>
-  bool touch_cell(std::size_t cell, std::size_t warp, const Record& now) {
+  bool touch_cell(std::size_t cell, std::size_t warp, Record& now) {
     const Record& write = writes_[cell];
     if (write.clock < oldest_clock_) {
       if (access == Access::read) return is_found(Finding::unwritten, write);
@@ -182,8 +177,8 @@ class SharedWatch {
       Record& read = reads_of(warp)[cell];
       const bool is_another =
           (readers_[cell] >> warp & 1u) != 0 && read.clock == now.clock && read.thread != now.thread;
+      if (is_another) now.thread = whole_warp;
       read = now;
-      if (is_another) read.thread = whole_warp;
       readers_[cell] |= 1u << warp;
       return true;
     }
