@@ -23,6 +23,7 @@ class Emulated {
   dev::emulator::Machine& machine() { return machine_; }
   /// Few and odd, so that blocks walk over more than one piece of work in small tests.
   int multiprocessors() const { return 3; }
+  int most_shared_bytes() const { return dev::emulator::most_shared_bytes; }
 
   Memory allocate(std::size_t bytes) { return Memory(machine_.memory(), bytes); }
   void upload(std::byte* to, const std::byte* from, std::size_t bytes) {
@@ -59,3 +60,4 @@ class Emulated {
 }  // namespace blinkbert
 
 #include <blinkbert/cuda/layer_norm.cuh>
+#include <blinkbert/cuda/masked_attention.cuh>

@@ -51,10 +51,12 @@ struct Dropout {
   BLINKBERT_HOST_DEVICE bool keeps_attention(int b, int h, int heads, int i, int j) const {
     const int index = ((i / 16) * 32 + j / 16) * 32 + (i % 8) * 4 + (j % 8) / 2;
     const int half = ((i % 16) / 8) * 4 + ((j % 16) / 8) * 2 + j % 2;
-    const std::uint32_t sequence =
-        (first_sequence + static_cast<std::uint32_t>(b)) * static_cast<std::uint32_t>(heads) +
-        static_cast<std::uint32_t>(h);
-    return half_word(stream.words(static_cast<std::uint32_t>(index), sequence), half) >= threshold;
+    return half_word(stream.words(static_cast<std::uint32_t>(index), attention_sequence(b, h, heads)), half) >= threshold;
+  }
+  /// What stands in the place of the sequence in the counter of an attention weight.
+  BLINKBERT_HOST_DEVICE std::uint32_t attention_sequence(int b, int h, int heads) const {
+    return (first_sequence + static_cast<std::uint32_t>(b)) * static_cast<std::uint32_t>(heads) +
+           static_cast<std::uint32_t>(h);
   }
 };
 

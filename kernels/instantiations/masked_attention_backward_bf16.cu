@@ -1,0 +1,8 @@
+#include <blinkbert/cuda/cuda.cuh>
+#include <blinkbert/cuda/masked_attention.cuh>
+
+namespace blinkbert {
+
+template void run(Cuda<bf16>&, const MaskedAttentionBackward<bf16>&);
+
+}  // namespace blinkbert
