@@ -159,3 +159,4 @@ void run(Emulated<Real>& gpu, const LinearWeightGradient<Real>& op) {
 
 #include <blinkbert/cuda/layer_norm.cuh>
 #include <blinkbert/cuda/masked_attention.cuh>
+#include <blinkbert/cuda/residual_norm.cuh>

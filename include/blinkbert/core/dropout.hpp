@@ -13,9 +13,10 @@
 
 namespace blinkbert {
 
-/// Half word k = bits 16 (k % 2) and up of word k / 2.
+/// Half word k = bits 16 (k % 2) and up of word k / 2. The word is selected, not indexed: k may vary, registers cannot.
 BLINKBERT_HOST_DEVICE inline std::uint32_t half_word(const RandomWords& words, int k) {
-  return words[static_cast<std::size_t>(k / 2)] >> (16 * (k % 2)) & 0xffffu;
+  const std::uint32_t word = k < 4 ? (k < 2 ? words[0] : words[1]) : (k < 6 ? words[2] : words[3]);
+  return word >> (16 * (k % 2)) & 0xffffu;
 }
 
 /// One dropout of one layer in one step. A default-constructed one keeps everything.

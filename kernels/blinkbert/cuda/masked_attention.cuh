@@ -42,7 +42,9 @@ BLINKBERT_HOST_DEVICE constexpr int attention_threads(int LT, int DC) {
 // --- forward -----------------------------------------------------------------------------------------------------------
 
 template <class Real, int LT, int DC>
-BB_KERNEL(attention_threads(LT, DC), LT > 32 ? 2 : DC <= 32 ? 3 : 4)
+BB_KERNEL(attention_threads(LT, DC), LT > 32    ? 2
+                                     : DC <= 32 ? 3
+                                                : 4)
 masked_attention_forward(MaskedAttentionForward<Real> op, AttentionShape shape) {
   const int L = op.qkv.extent(1), H = op.qkv.extent(3), D = op.qkv.extent(4);
   const int slot = warp() / shape.warps, strip = warp() % shape.warps, rows = 16 * shape.warps;
