@@ -5,7 +5,7 @@
 #
 # A mutant is a line: op, file (from include/blinkbert/), sed expression, what it breaks. Its test is tests/ops/OP_test.cpp.
 # The script fails if a mutant survives, if a sed expression changes nothing, if a mutant does not compile, or if a test is
-# red without any fault. Prints a table "op, mutation, caught". Not part of CI: about 120 compilations.
+# red without any fault. Prints a table "op, mutation, caught". Not part of CI: about 140 compilations.
 set -u
 
 {  # one group: read to its end before anything runs, so that editing the file does not disturb a run
@@ -92,6 +92,24 @@ mutant masked_attention $cpu/attention_head.hpp 's#write_scaled(dkeys(l), room.d
 mutant masked_attention $cpu/attention_head.hpp 's#std::fill_n(dvalues(l), head.D, Real(0))#;#' 'dv of hidden keys not written'
 mutant masked_attention $cpu/dropout_factors.hpp 's#Real\* odd = even + 16;#Real* odd = even; even += 16;#' 'attention dropout: two halves exchanged'
 mutant masked_attention $cpu/dropout_factors.hpp 's#static_cast<std::uint32_t>(H) +#static_cast<std::uint32_t>(H + 1) +#' 'attention dropout: another number of heads in the counter'
+
+# --- gathered_attention ------------------------------------------------------------------------------------------------
+mutant gathered_attention $cpu/gathered_attention.hpp 's#room.tile\[s \* query_block + row % query_block\]#room.tile[s * query_block + i]#' 'dropout counters of the place instead of the row'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#query_tile = row / query_block#query_tile = 0#' 'every query with the dropout of the first 16 rows'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#if (query_tile != drawn) {#if (drawn < 0) {#' 'one tile of dropout for a block'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#key_tile \* query_block < head.length#key_tile < 1#' 'dropout of the first 16 keys only'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#op.rows(m) - head.b \* head.L#op.rows(m)#' 'row of the batch instead of the sequence'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#op.rows(m) < 0 || ##' 'a query that is no row attends'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#m < op.offsets(head.b + 1)#m < op.offsets(head.b + 1) - 1#' 'the last query of a sequence left out'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#m = op.offsets(head.b);#m = 0;#' 'queries of earlier sequences taken again'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#if (block.count() > 0) take(block)#;#' 'the last block left out'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#std::fill_n(o(m), D, Real(0))#;#' 'forward: places without a row not written'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#std::fill_n(dquery(m), D, Real(0))#;#' 'backward: places without a row not written'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#clear_key_gradients(room, head);##' 'sums of the head before not cleared'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#gradient, block, width, D, Real(1)#gradient, block, width, D, score_scale<Real>(D)#' 'dP scaled as the scores are'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#write_key_gradients(head.rows(op.dkv, 0), head.rows(op.dkv, 1)#write_key_gradients(head.rows(op.dkv, 1), head.rows(op.dkv, 0)#' 'dk and dv exchanged'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#write_scaled(dquery(block.place(i))#write_scaled(dquery(block.place(0) + i)#' 'dq to consecutive places'
+mutant gathered_attention $cpu/attention_head.hpp 's#keys += static_cast<int>(visible(b, s / 32) >> (s % 32) \& 1u)#keys += 1#' 'hidden keys attended to'
 
 # --- embed_rows --------------------------------------------------------------------------------------------------------
 mutant embed_rows $cpu/embed_rows.hpp 's#prefix\[e\] + position\[e\]#prefix[e]#' 'prefix without the position'
@@ -219,16 +237,16 @@ done
 wait
 
 failed=0
-printf '%-17s %-62s %s\n' op mutation caught
+printf '%-19s %-62s %s\n' op mutation caught
 for op in $ops; do
   verdict=$(cat "$work/results/original_$op")
-  printf '%-17s %-62s %s\n' "$op" "(none)" "$verdict"
+  printf '%-19s %-62s %s\n' "$op" "(none)" "$verdict"
   [ "$verdict" = green ] || failed=$((failed + 1))
   for i in "${!mutants[@]}"; do
     IFS=$'\t' read -r mutant_op file expression what <<< "${mutants[$i]}"
     [ "$mutant_op" = "$op" ] || continue
     verdict=$(cat "$work/results/$i")
-    printf '%-17s %-62s %s\n' "$op" "$what" "$verdict"
+    printf '%-19s %-62s %s\n' "$op" "$what" "$verdict"
     [ "$verdict" = caught ] || failed=$((failed + 1))
   done
 done
