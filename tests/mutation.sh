@@ -68,7 +68,8 @@ mutant layer_norm $cpu/row_norm.hpp 's#total\[e\] += row\[e\]#total[e] = row[e]#
 
 # --- residual_norm -----------------------------------------------------------------------------------------------------
 mutant residual_norm $cpu/residual_norm.hpp 's#z\[e\] = x\[e\] + cpu_detail::dropped(branch\[e\], factor\[e\])#z[e] = cpu_detail::dropped(x[e] + branch[e], factor[e])#' 'dropout of the sum instead of the branch'
-mutant residual_norm $cpu/residual_norm.hpp 's#factors.row(t / op.L, t % op.L)#factors.row(0, t)#' 'dropout counters without the sequence'
+mutant residual_norm $cpu/residual_norm.hpp 's#factors.row_of_batch(op.rows, t, op.L)#factors.row(0, t)#' 'dropout counters without the sequence'
+mutant residual_norm $cpu/residual_norm.hpp 's#factors.row_of_batch(op.rows, t, op.L)#factors.row_of_batch({}, t, op.L)#' 'dropout counters of the place instead of the row'
 mutant residual_norm $cpu/residual_norm.hpp 's#if (op.rstd) op.rstd(t) = statistics.rstd#if (op.rstd) op.rstd(t) = 1#' 'rstd not saved'
 mutant residual_norm $cpu/residual_norm.hpp 's#means) + dz\[e\]#means)#' 'backward without dz'
 mutant residual_norm $cpu/residual_norm.hpp 's#dbranch\[e\] = cpu_detail::dropped(dx\[e\], factor\[e\])#dbranch[e] = dx[e]#' 'dbranch without dropout'
@@ -126,14 +127,16 @@ mutant zero_padding $cpu/zero_padding.hpp 's#} else if (y != x) {#} else if (y =
 
 # --- gather_rows -------------------------------------------------------------------------------------------------------
 mutant gather_rows $cpu/gather_rows.hpp 's#std::fill_n(row, E, Real(0))#;#' 'rows of -1 not written'
-mutant gather_rows $cpu/gather_rows.hpp 's#copy_rows(cpu, op.y, op.x, op.rows)#copy_rows(cpu, op.y.rows(0, op.y.extent(0) - 1), op.x, op.rows)#' 'forward: the last row not gathered'
-mutant gather_rows $cpu/gather_rows.hpp 's#std::copy_n(\&from.data()\[std::int64_t{rows(r)} \* E\], E, row)#std::copy_n(\&from.data()[std::int64_t{rows(r)} * E], E - 1, row)#' 'the last column not copied'
+mutant gather_rows $cpu/gather_rows.hpp 's#copy_rows(cpu, op.y, op.x, op.rows, {})#copy_rows(cpu, op.y.rows(0, op.y.extent(0) - 1), op.x, op.rows, {})#' 'forward: the last row not gathered'
+mutant gather_rows $cpu/gather_rows.hpp 's#std::copy_n(source, E, row)#std::copy_n(source, E - 1, row)#' 'the last column not copied'
+mutant gather_rows $cpu/gather_rows.hpp 's#row\[e\] = before\[e\] + source\[e\]#row[e] = source[e]#' 'backward without the residual where a row was gathered'
+mutant gather_rows $cpu/gather_rows.hpp 's#std::copy_n(before, E, row)#;#' 'backward without the residual where none was'
 
 # --- activation --------------------------------------------------------------------------------------------------------
 mutant activation $cpu/activation.hpp 's#x\[f\] <= 0 ? Real(0) : x\[f\]#x[f]#' 'forward without ReLU'
 mutant activation $cpu/activation.hpp 's#dx\[f\] = x\[f\] > 0 ?#dx[f] = x[f] >= 0 ?#' 'slope 1 at 0'
 mutant activation $cpu/activation.hpp 's#x\[f\] > 0 ? cpu_detail::dropped(dy\[f\], factor\[f\])#x[f] > 0 ? dy[f]#' 'backward without dropout'
-mutant activation $cpu/activation.hpp 's#op.rows ? std::max(op.rows(r), 0) : r#r#' 'dropout counters of the place instead of the row'
+mutant activation $cpu/dropout_factors.hpp 's#rows ? std::max(rows(r), 0) : r#r#' 'dropout counters of the place instead of the row'
 mutant activation $cpu/dropout_factors.hpp 's#to\[2 \* w + 1\] = words\[w\]\[c\] >> 16#to[2 * w + 1] = words[3 - w][c] >> 16#' 'dropout: halves in another order'
 mutant activation $cpu/dropout_factors.hpp 's#words\[w\]\[c\] \& 0xffffu) >= threshold#words[w][c] \& 0xffffu) > threshold + 600#' 'drop probability a hundredth too large'
 

@@ -156,7 +156,10 @@ TEST_CASE("forward functions on duals agree with finite differences", "[oracle]"
       },
       {numbers(15, 1), numbers(5, 2), numbers(5, 3)}, 3);
   check_by_differences(
-      "residual", [&](const auto& x) { return residual(x[0], x[1], 2, 3, 5, dropout); },
+      "residual",
+      [&](const auto& x) {
+        return residual(x[0], x[1], {0, 4, -1, 2, 5, 3}, 3, 5, dropout);
+      },
       {numbers(30, 1), numbers(30, 2)}, 2);
   const std::vector<std::vector<int>> visible{{1, 0, 1, 1}, {0, 0, 0, 0}, {0, 1, 0, 0}};
   check_by_differences(
