@@ -1,11 +1,10 @@
 #include <tests/ops/backends.hpp>
 #include <tests/ops/compare.hpp>
+#include <tests/ops/visible_keys.hpp>
 #include <tests/oracle/masked_attention.hpp>
 
 namespace blinkbert::test {
 namespace {
-
-enum class Keys { all, half, one, late, none_in_first, none };
 
 struct Case {
   std::vector<int> lengths;
@@ -54,29 +53,17 @@ const Case cases[] = {
 template <class Real>
 struct Setup {
   int B;
-  std::vector<std::vector<int>> visible;    // [B][L]
-  std::vector<std::uint32_t> visible_bits;  // [B, words]
+  VisibleKeys keys;
   oracle::DropoutCase dropout;
   Tensors<Wide<Real>> inputs;  // qkv
 
   explicit Setup(const Case& c)
       : B(static_cast<int>(c.lengths.size())),
-        visible_bits(c.lengths.size() * static_cast<std::size_t>(visible_words(c.L))),
+        keys(c.keys, c.lengths, c.L),
         dropout{.drop_probability = c.drop_probability},
         inputs{random_values<Real>(B * c.L * 3 * c.H * c.D, 1, c.scale)} {
     for (Wide<Real>& value : inputs[0]) {
       if (c.scale != 1) value = std::round(4 * value) / 4;
-    }
-    for (int b = 0; b < B; ++b) {
-      visible.emplace_back(c.L, 0);
-      for (int s = 0; s < c.lengths[b]; ++s) {
-        const bool is_visible = c.keys == Keys::all || (c.keys == Keys::none_in_first && b > 0) ||
-                                (c.keys == Keys::one && s == 1) || (c.keys == Keys::late && s >= 65) ||
-                                (c.keys == Keys::half && (s * s + b) % 5 < 2);
-        if (!is_visible) continue;
-        visible[b][s] = 1;
-        visible_bits[b * visible_words(c.L) + s / 32] |= std::uint32_t{1} << (s % 32);
-      }
     }
   }
 };
@@ -93,7 +80,7 @@ TEMPLATE_LIST_TEST_CASE("masked attention forward", "[masked_attention]", Backen
     const Setup<Real> setup(c);
     const int B = setup.B, L = c.L, H = c.H, D = c.D;
     const auto attention = [&](const auto& x) {
-      return oracle::masked_attention(x[0], setup.visible, c.lengths, L, H, D, setup.dropout);
+      return oracle::masked_attention(x[0], setup.keys.visible, c.lengths, L, H, D, setup.dropout);
     };
     const Expected<Real> o = expect_values<Real>(attention, setup.inputs);
     for (const int threads : thread_counts<TestType>()) {
@@ -102,7 +89,7 @@ TEMPLATE_LIST_TEST_CASE("masked attention forward", "[masked_attention]", Backen
       const MaskedAttentionForward<Real> op{
           .o = stage.template output<Real>(B, L, H, D),
           .qkv = stage.input(narrowed<Real>(poisoned(setup.inputs[0], real_rows(c.lengths, L))), B, L, 3, H, D),
-          .visible = stage.input(setup.visible_bits, B, visible_words(L)),
+          .visible = stage.input(setup.keys.bits, B, visible_words(L)),
           .lengths = stage.input(c.lengths, B),
           .dropout = library_dropout(setup.dropout)};
       stage.run_twice(op);
@@ -120,10 +107,10 @@ TEMPLATE_LIST_TEST_CASE("masked attention backward", "[masked_attention]", Backe
     const std::vector<int> real = real_rows(c.lengths, L);
     const std::vector<Wide<Real>> output_gradient = random_values<Real>(B * L * H * D, 2);
     const auto attention = [&](const auto& x) {
-      return oracle::masked_attention(x[0], setup.visible, c.lengths, L, H, D, setup.dropout);
+      return oracle::masked_attention(x[0], setup.keys.visible, c.lengths, L, H, D, setup.dropout);
     };
     const auto formula = [&](const auto& x) {
-      return oracle::masked_attention_gradient(x[0], x[1], setup.visible, c.lengths, L, H, D, setup.dropout);
+      return oracle::masked_attention_gradient(x[0], x[1], setup.keys.visible, c.lengths, L, H, D, setup.dropout);
     };
     const Expected<Real> dqkv = expect_values<Real>(formula, {setup.inputs[0], output_gradient});
     Expected<Real> by_duals = expect_gradient<Real>(attention, setup.inputs, 0, zeroed(output_gradient, real), {},
@@ -136,7 +123,7 @@ TEMPLATE_LIST_TEST_CASE("masked attention backward", "[masked_attention]", Backe
           .dqkv = stage.template output<Real>(B, L, 3, H, D),
           .output_gradient = stage.input(narrowed<Real>(poisoned(output_gradient, real)), B, L, H, D),
           .qkv = stage.input(narrowed<Real>(poisoned(setup.inputs[0], real)), B, L, 3, H, D),
-          .visible = stage.input(setup.visible_bits, B, visible_words(L)),
+          .visible = stage.input(setup.keys.bits, B, visible_words(L)),
           .lengths = stage.input(c.lengths, B),
           .dropout = library_dropout(setup.dropout)};
       stage.run_twice(op);
@@ -149,7 +136,7 @@ TEMPLATE_LIST_TEST_CASE("masked attention backward", "[masked_attention]", Backe
       std::size_t not_zero = 0;
       for (std::size_t row = 0; row < real.size(); ++row) {
         for (std::size_t which = 0; which < 3; ++which) {
-          const bool takes_part = which == 0 ? real[row] != 0 : setup.visible[row / L][row % L] != 0;
+          const bool takes_part = which == 0 ? real[row] != 0 : setup.keys.visible[row / L][row % L] != 0;
           for (std::size_t d = 0; d < width && !takes_part; ++d)
             not_zero += actual[(row * 3 + which) * width + d] == 0 ? 0 : 1;
         }
