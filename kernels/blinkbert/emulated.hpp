@@ -157,6 +157,7 @@ void run(Emulated<Real>& gpu, const LinearWeightGradient<Real>& op) {
 
 }  // namespace blinkbert
 
+#include <blinkbert/cuda/gathered_attention.cuh>
 #include <blinkbert/cuda/layer_norm.cuh>
 #include <blinkbert/cuda/masked_attention.cuh>
 #include <blinkbert/cuda/residual_norm.cuh>

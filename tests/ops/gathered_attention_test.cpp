@@ -39,6 +39,14 @@ const Case cases[] = {{{1}, 1, 1, 1, Keys::all, Read::all, 0},
                       {{64}, 64, 1, 17, Keys::half, Read::some, 0},
                       {{65, 40}, 65, 1, 6, Keys::all, Read::holes, .1},
                       {{512}, 512, 1, 2, Keys::all, Read::some, .1},
+                      // Where tiles of 32, 64 and 128 rows and columns begin and end.
+                      {{30, 17}, 30, 4, 128, Keys::half, Read::some, .01},
+                      {{33, 20}, 33, 1, 256, Keys::half, Read::some, .1},
+                      {{64, 49}, 64, 1, 64, Keys::half, Read::some, .1},
+                      {{100, 96}, 100, 2, 24, Keys::late, Read::some, .1},
+                      {{128}, 128, 1, 33, Keys::half, Read::all, .1},
+                      {{129, 128, 0}, 129, 2, 8, Keys::half, Read::last, .1},
+                      {{200, 64, 3}, 200, 1, 70, Keys::half, Read::some, .1},
                       {{30, 30, 12, 30, 29, 7, 0, 30, 30, 30, 1, 30}, 30, 3, 9, Keys::half, Read::holes, .05}};
 
 template <class Real>
@@ -49,7 +57,7 @@ struct Setup {
   std::vector<int> rows, offsets{0};  // [M], [B + 1]
   std::vector<int> is_row;            // [M]    0 where there is no row
   std::vector<int> is_visible;        // [B L]
-  Tensors<Real> inputs;               // q, kv
+  Tensors<Wide<Real>> inputs;         // q, kv
 
   explicit Setup(const Case& c)
       : B(static_cast<int>(c.lengths.size())),
@@ -63,7 +71,7 @@ struct Setup {
                              (is_some && (c.read == Read::some || c.read == Read::holes)) ||
                              (is_some && c.read == Read::not_first && b > 0);
         if (is_read) rows.push_back(b * c.L + l);
-        if (c.read == Read::holes && l % 3 == 1) rows.push_back(-1);
+        if (c.read == Read::holes && l % 6 == 1) rows.push_back(-1);
       }
       if ((c.read == Read::last && length == 0) || c.read == Read::holes) rows.push_back(-1);
       offsets.push_back(static_cast<int>(rows.size()));
@@ -72,8 +80,8 @@ struct Setup {
     M = static_cast<int>(rows.size());
     for (const int row : rows) is_row.push_back(row < 0 ? 0 : 1);
     inputs = {random_values<Real>(M * c.H * c.D, 1, c.scale), random_values<Real>(B * c.L * 2 * c.H * c.D, 2, c.scale)};
-    for (std::vector<Real>& input : inputs) {
-      for (Real& value : input) {
+    for (std::vector<Wide<Real>>& input : inputs) {
+      for (Wide<Real>& value : input) {
         if (c.scale != 1) value = std::round(4 * value) / 4;
       }
     }
@@ -82,8 +90,8 @@ struct Setup {
   /// With what an op may not read poisoned: queries that are no row, keys that are not visible.
   template <class Op, class Stage>
   void set_inputs(Op& op, Stage& stage, const Case& c) const {
-    op.q = stage.input(poisoned(inputs[0], is_row), M, c.H, c.D);
-    op.kv = stage.input(poisoned(inputs[1], is_visible), B, c.L, 2, c.H, c.D);
+    op.q = stage.input(narrowed<Real>(poisoned(inputs[0], is_row)), M, c.H, c.D);
+    op.kv = stage.input(narrowed<Real>(poisoned(inputs[1], is_visible)), B, c.L, 2, c.H, c.D);
     op.rows = stage.input(rows, M);
     op.offsets = stage.input(offsets, B + 1);
     op.visible = stage.input(keys.bits, B, visible_words(c.L));
@@ -126,7 +134,7 @@ TEMPLATE_LIST_TEST_CASE("gathered attention backward", "[gathered_attention]", B
   Comparison compare("gathered_attention", BackendName<TestType>::value);
   for (const Case& c : cases) {
     const Setup<Real> setup(c);
-    const std::vector<Real> output_gradient = random_values<Real>(setup.M * c.H * c.D, 3);
+    const std::vector<Wide<Real>> output_gradient = random_values<Real>(setup.M * c.H * c.D, 3);
     const auto attention = [&](const auto& x) {
       return oracle::gathered_attention(x[0], x[1], setup.rows, setup.keys.visible, c.lengths, c.L, c.H, c.D,
                                         setup.dropout);
@@ -135,11 +143,11 @@ TEMPLATE_LIST_TEST_CASE("gathered attention backward", "[gathered_attention]", B
       return oracle::gathered_attention_gradient(x[0], x[1], x[2], setup.rows, setup.keys.visible, c.lengths, c.L, c.H,
                                                  c.D, setup.dropout);
     };
-    const Tensors<Real> inputs{setup.inputs[0], setup.inputs[1], output_gradient};
+    const Tensors<Wide<Real>> inputs{setup.inputs[0], setup.inputs[1], output_gradient};
     const Expected<Real> dq = expect_values<Real>([&](const auto&x) { return formula(x).dq; }, inputs),
                          dkv = expect_values<Real>([&](const auto&x) { return formula(x).dkv; }, inputs);
-    const std::vector<Real> weights = zeroed(output_gradient, setup.is_row);
-    const std::size_t most = c.L > 100 ? 3 : 100;
+    const std::vector<Wide<Real>> weights = zeroed(output_gradient, setup.is_row);
+    const std::size_t most = c.L * c.L * c.D > 100000 ? 3 : 100;
     Expected<Real> dq_by_duals = expect_gradient<Real>(attention, setup.inputs, 0, weights, {}, most),
                    dkv_by_duals = expect_gradient<Real>(attention, setup.inputs, 1, weights, {}, most);
     dq_by_duals.tolerance = dq.tolerance;
@@ -150,7 +158,7 @@ TEMPLATE_LIST_TEST_CASE("gathered attention backward", "[gathered_attention]", B
       GatheredAttentionBackward<Real> op{};
       op.dq = stage.template output<Real>(setup.M, c.H, c.D);
       op.dkv = stage.template output<Real>(setup.B, c.L, 2, c.H, c.D);
-      op.output_gradient = stage.input(poisoned(output_gradient, setup.is_row), setup.M, c.H, c.D);
+      op.output_gradient = stage.input(narrowed<Real>(poisoned(output_gradient, setup.is_row)), setup.M, c.H, c.D);
       setup.set_inputs(op, stage, c);
       stage.run_twice(op);
       const std::vector<Real> actual_dq = stage.values(op.dq), actual_dkv = stage.values(op.dkv);
@@ -189,12 +197,12 @@ TEMPLATE_LIST_TEST_CASE("gathered attention on all rows is masked attention", "[
     if (c.read != Read::all) continue;
     const Setup<Real> setup(c);
     const int B = setup.B, L = c.L, H = c.H, D = c.D, M = setup.M;
-    const std::vector<Real> output_gradient = random_values<Real>(M * H * D, 3);
-    std::vector<Real> all_gradients(B * L * H * D);
+    const std::vector<Wide<Real>> output_gradient = random_values<Real>(M * H * D, 3);
+    std::vector<Wide<Real>> all_gradients(B * L * H * D);
     for (int m = 0; m < M; ++m) {
       std::copy_n(output_gradient.begin() + m * H * D, H * D, all_gradients.begin() + setup.rows[m] * H * D);
     }
-    const std::vector<Real> qkv = oracle::joined_queries(setup.inputs[0], setup.inputs[1], setup.rows, H * D);
+    const std::vector<Wide<Real>> qkv = oracle::joined_queries(setup.inputs[0], setup.inputs[1], setup.rows, H * D);
     // Two backends' worth of rounding: both results are near the same reference.
     const auto tolerance = [&](const auto& function) {
       return 2 * expect_values<Real>(function, {qkv, all_gradients}).tolerance;
@@ -212,7 +220,7 @@ TEMPLATE_LIST_TEST_CASE("gathered attention on all rows is masked attention", "[
       gathered.o = stage.template output<Real>(M, H, D);
       setup.set_inputs(gathered, stage, c);
       const MaskedAttentionForward<Real> masked{.o = stage.template output<Real>(B, L, H, D),
-                                                .qkv = stage.input(qkv, B, L, 3, H, D),
+                                                .qkv = stage.input(narrowed<Real>(qkv), B, L, 3, H, D),
                                                 .visible = gathered.visible,
                                                 .lengths = gathered.lengths,
                                                 .dropout = gathered.dropout};
@@ -224,14 +232,15 @@ TEMPLATE_LIST_TEST_CASE("gathered attention on all rows is masked attention", "[
       GatheredAttentionBackward<Real> gathered_back{};
       gathered_back.dq = stage.template output<Real>(M, H, D);
       gathered_back.dkv = stage.template output<Real>(B, L, 2, H, D);
-      gathered_back.output_gradient = stage.input(output_gradient, M, H, D);
+      gathered_back.output_gradient = stage.input(narrowed<Real>(output_gradient), M, H, D);
       setup.set_inputs(gathered_back, stage, c);
-      const MaskedAttentionBackward<Real> masked_back{.dqkv = stage.template output<Real>(B, L, 3, H, D),
-                                                      .output_gradient = stage.input(all_gradients, B, L, H, D),
-                                                      .qkv = masked.qkv,
-                                                      .visible = gathered.visible,
-                                                      .lengths = gathered.lengths,
-                                                      .dropout = gathered.dropout};
+      const MaskedAttentionBackward<Real> masked_back{
+          .dqkv = stage.template output<Real>(B, L, 3, H, D),
+          .output_gradient = stage.input(narrowed<Real>(all_gradients), B, L, H, D),
+          .qkv = masked.qkv,
+          .visible = gathered.visible,
+          .lengths = gathered.lengths,
+          .dropout = gathered.dropout};
       stage.run_twice(masked_back);
       const std::vector<Real> dqkv = stage.values(masked_back.dqkv);
       stage.run_twice(gathered_back);

@@ -50,7 +50,7 @@ struct Setup {
   int T;
   std::vector<int> is_row;  // [T]  0 where there is no row
   oracle::DropoutCase dropout;
-  Tensors<Real> inputs;  // x, branch, gamma, beta
+  Tensors<Wide<Real>> inputs;  // x, branch, gamma, beta
 
   explicit Setup(const Case& c)
       : rows(c.rows.empty() ? oracle::all_rows(c.B * c.L) : c.rows),
@@ -73,8 +73,10 @@ TEMPLATE_LIST_TEST_CASE("residual norm forward", "[residual_norm]", Backends) {
     const auto norm = [&](const auto& x) { return oracle::layer_norm(sum(x), x[2], x[3], T, E, epsilon); };
     const Expected<Real> z = expect_values<Real>(sum, setup.inputs);
     const Expected<Real> y = expect_values<Real>([&](const auto& x) { return norm(x).y; }, setup.inputs);
-    const Expected<Real> mean = expect_values<Real>([&](const auto& x) { return norm(x).mean; }, setup.inputs);
-    const Expected<Real> rstd = expect_values<Real>([&](const auto& x) { return norm(x).rstd; }, setup.inputs);
+    const Expected<Wide<Real>> mean =
+        expect_values<Real, Wide<Real>>([&](const auto& x) { return norm(x).mean; }, setup.inputs);
+    const Expected<Wide<Real>> rstd =
+        expect_values<Real, Wide<Real>>([&](const auto& x) { return norm(x).rstd; }, setup.inputs);
     for (const int threads : thread_counts<TestType>()) {
       INFO("B " << c.B << ", L " << c.L << ", T " << T << ", E " << E << ", drop " << c.drop_probability << ", threads "
                 << threads);
@@ -84,8 +86,8 @@ TEMPLATE_LIST_TEST_CASE("residual norm forward", "[residual_norm]", Backends) {
                                    .y = stage.template output<Real>(T, E),
                                    .mean = stage.template output<Wide<Real>>(T),
                                    .rstd = stage.template output<Wide<Real>>(T),
-                                   .x = stage.input(setup.inputs[0], T, E),
-                                   .branch = stage.input(setup.inputs[1], T, E),
+                                   .x = stage.input(narrowed<Real>(setup.inputs[0]), T, E),
+                                   .branch = stage.input(narrowed<Real>(setup.inputs[1]), T, E),
                                    .gamma = gamma,
                                    .beta = beta,
                                    .rows = {},
@@ -119,40 +121,44 @@ TEMPLATE_LIST_TEST_CASE("residual norm backward", "[residual_norm]", Backends) {
     const Setup<Real> setup(c);
     const int T = setup.T, E = c.E;
     const std::size_t most = T * E > 5000 ? 10 : T * E > 500 ? 60 : 150;
-    const Tensors<Real>& inputs = setup.inputs;
-    const std::vector<Real> dy = zeroed(random_values<Real>(T * E, 5), setup.is_row),
-                            dz = zeroed(random_values<Real>(T * E, 6), setup.is_row);
+    // Backward reads z as forward stored it: a sum of that z and a branch of zeros.
+    Tensors<Wide<Real>> inputs = setup.inputs;
+    inputs[0] = converted<Wide<Real>>(
+        narrowed<Real>(oracle::residual(inputs[0], inputs[1], setup.rows, c.L, E, setup.dropout)));
+    std::fill(inputs[1].begin(), inputs[1].end(), Wide<Real>(0));
+    const std::vector<Wide<Real>> dy = zeroed(random_values<Real>(T * E, 5), setup.is_row),
+                                  dz = zeroed(random_values<Real>(T * E, 6), setup.is_row);
     const std::vector<Wide<Real>> gamma_start = random_values<Wide<Real>>(E, 7),
                                   beta_start = random_values<Wide<Real>>(E, 8);
     const auto sum = [&](const auto& x) { return oracle::residual(x[0], x[1], setup.rows, c.L, E, setup.dropout); };
     const auto norm = [&](const auto& x) { return oracle::layer_norm(sum(x), x[2], x[3], T, E, epsilon).y; };
     const auto both = [&](const auto& x) { return joined(norm(x), sum(x)); };
-    const std::vector<Real> dboth = joined(dy, dz);
-    const std::vector<Exact<Real>> z = sum(converted<Exact<Real>>(inputs));
-    const auto saved =
-        oracle::layer_norm(z, converted<Exact<Real>>(inputs[2]), converted<Exact<Real>>(inputs[3]), T, E, epsilon);
+    const std::vector<Wide<Real>> dboth = joined(dy, dz);
+    const auto saved = oracle::layer_norm(converted<Exact<Real>>(inputs[0]), converted<Exact<Real>>(inputs[2]),
+                                          converted<Exact<Real>>(inputs[3]), T, E, epsilon);
     const Exact<Real> term = largest_norm_term<Real>(saved.rstd, inputs[2], dy);
-    const auto norm_gradient = [&](const auto& function, std::size_t input, const std::vector<Real>& weights) {
+    const auto norm_gradient = [&](const auto& function, std::size_t input, const std::vector<Wide<Real>>& weights) {
       return with_largest_term(expect_gradient<Real>(function, inputs, input, weights, {}, most), term);
     };
     const Expected<Real> norm_dx = norm_gradient(norm, 0, dy), norm_dbranch = norm_gradient(norm, 1, dy),
                          both_dx = norm_gradient(both, 0, dboth), both_dbranch = norm_gradient(both, 1, dboth),
                          sum_dx = expect_gradient<Real>(sum, inputs, 0, dz, {}, most),
-                         sum_dbranch = expect_gradient<Real>(sum, inputs, 1, dz, {}, most),
-                         dgamma = expect_gradient<Real>(norm, inputs, 2, dy, gamma_start, most),
-                         dbeta = expect_gradient<Real>(norm, inputs, 3, dy, beta_start, most);
+                         sum_dbranch = expect_gradient<Real>(sum, inputs, 1, dz, {}, most);
+    const Expected<Wide<Real>> dgamma = expect_gradient<Real, Wide<Real>>(norm, inputs, 2, dy, gamma_start, most),
+                               dbeta = expect_gradient<Real, Wide<Real>>(norm, inputs, 3, dy, beta_start, most);
     for (const int threads : thread_counts<TestType>()) {
       INFO("B " << c.B << ", L " << c.L << ", T " << T << ", E " << E << ", drop " << c.drop_probability << ", threads "
                 << threads);
       Stage<TestType> stage(threads);
-      const View<const Real, 2> dy_view = stage.input(dy, T, E), dz_view = stage.input(dz, T, E);
+      const View<const Real, 2> dy_view = stage.input(narrowed<Real>(dy), T, E),
+                                dz_view = stage.input(narrowed<Real>(dz), T, E);
       ResidualNormBackward<Real> op{.dx = stage.template output<Real>(T, E),
                                     .dbranch = stage.template output<Real>(T, E),
                                     .dgamma = stage.sum(gamma_start, E),
                                     .dbeta = stage.sum(beta_start, E),
                                     .dy = dy_view,
                                     .dz = {},
-                                    .z = stage.input(converted<Real>(z), T, E),
+                                    .z = stage.input(narrowed<Real>(inputs[0]), T, E),
                                     .mean = stage.input(converted<Wide<Real>>(saved.mean), T),
                                     .rstd = stage.input(converted<Wide<Real>>(saved.rstd), T),
                                     .gamma = stage.input(inputs[2], E),
@@ -170,7 +176,7 @@ TEMPLATE_LIST_TEST_CASE("residual norm backward", "[residual_norm]", Backends) {
       check("norm", norm_dx, norm_dbranch);
       op.dz = dz_view;
       check("both", both_dx, both_dbranch);
-      op.dx = stage.in_and_out(dz, T, E);
+      op.dx = stage.in_and_out(narrowed<Real>(dz), T, E);
       op.dz = op.dx;
       check("both", both_dx, both_dbranch);
       if (c.drop_probability == 0) {

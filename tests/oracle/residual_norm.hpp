@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <tests/oracle/dropout.hpp>
+#include <tests/oracle/rounded.hpp>
 
 namespace blinkbert::oracle {
 
@@ -17,7 +18,7 @@ std::vector<Number> residual(const std::vector<Number>& x, const std::vector<Num
     for (int e = 0; e < E; ++e) {
       const float factor = rows[r] < 0 ? 1.0f : dropout.element(rows[r] / L, rows[r] % L, E, e);
       const int place = static_cast<int>(r) * E + e;
-      z.push_back(x[place] + Number(factor) * branch[place]);
+      z.push_back(stored(x[place] + Number(factor) * branch[place]));
     }
   }
   return z;

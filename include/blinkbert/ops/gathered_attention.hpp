@@ -19,7 +19,7 @@ struct GatheredAttentionForward {
   View<const Real, 3> q;                                       // [M, H, D]
   View<const Real, 5> kv;                                      // [B, L, 2, H, D]  of all rows
   View<const int, 1> rows;                                     // [M]              t = b L + l of each query, a real row, ascending; or -1
-  View<const int, 1> offsets;                                  // [B + 1]          queries [offsets_b, offsets_b+1) are those of sequence b; last = M
+  View<const int, 1> offsets;                                  // [B + 1]          queries [offsets_b, offsets_b+1) are those of sequence b, at most L; last = M
   View<const std::uint32_t, 2> visible;                        // [B, ceil(L/32)]  bit s % 32 of word s / 32; bits beyond the length are 0
   View<const int, 1> lengths;                                  // [B]
   Dropout dropout = {};                                        // of P

@@ -8,21 +8,121 @@
 
 namespace blinkbert::kernels {
 
-/// The sequence and head of a problem; no rows beyond the last problem.
+/// A head of a sequence: where the op keeps its operands, how many rows they have. Masked attention has packed q, k and v of
+/// all rows, gathered attention compact queries beside the keys and values of all rows. `dout` is the gradient of o.
 template <class Op>
 struct Problem {
-  int b = 0, h = 0, length = 0;
+  static constexpr bool is_packed = requires(const Op& any) { any.qkv; };
 
-  BB_DEVICE Problem(const Op& op, int number) {
-    const int H = op.qkv.extent(3);
-    if (number >= op.qkv.extent(0) * H) return;
-    b = number / H;
-    h = number % H;
+  const Op& op;
+  int b = 0, h = 0;
+  int length = 0;   // real rows of the sequence
+  int queries = 0;  // packed: the same; else rows offsets_b .. + queries of q
+  int first_query = 0;
+  int written_queries = 0, written_keys = 0;  // rows of the results; none beyond the last problem
+
+  BB_DEVICE static int L(const Op& op) {
+    if constexpr (is_packed)
+      return op.qkv.extent(1);
+    else
+      return op.kv.extent(1);
+  }
+  BB_DEVICE static int H(const Op& op) {
+    if constexpr (is_packed)
+      return op.qkv.extent(3);
+    else
+      return op.kv.extent(3);
+  }
+  BB_DEVICE static int D(const Op& op) {
+    if constexpr (is_packed)
+      return op.qkv.extent(4);
+    else
+      return op.kv.extent(4);
+  }
+
+  BB_DEVICE Problem(const Op& any, int number) : op(any) {
+    if (number >= op.lengths.extent(0) * H(op)) return;
+    b = number / H(op);
+    h = number % H(op);
     length = load(at(op.lengths, b));
+    written_keys = L(op);
+    if constexpr (is_packed) {
+      queries = length;
+      written_queries = L(op);
+    } else {
+      first_query = load(at(op.offsets, b));
+      queries = written_queries = load(at(op.offsets, b + 1)) - first_query;
+    }
+  }
+
+  /// Whether key s may be attended to. Bits beyond the length are 0. The word is read, not kept: indexed by s, it could not
+  /// be in a register.
+  BB_DEVICE bool is_visible(int s) const { return s < length && (load(at(op.visible, b, s / 32)) >> s % 32 & 1) != 0; }
+  /// Whether query r is a row, and which row of its sequence it is.
+  BB_DEVICE bool is_query(int r) const {
+    if constexpr (is_packed)
+      return r < queries;
+    else
+      return r < queries && load(at(op.rows, first_query + r)) >= 0;
+  }
+  BB_DEVICE int row(int r) const {
+    if constexpr (is_packed)
+      return r;
+    else
+      return is_query(r) ? load(at(op.rows, first_query + r)) - b * L(op) : 0;
+  }
+
+  BB_DEVICE auto q(int r, int column) const {
+    if constexpr (is_packed)
+      return at(op.qkv, b, r, 0, h, column);
+    else
+      return at(op.q, first_query + r, h, column);
+  }
+  BB_DEVICE auto k(int s, int column) const {
+    if constexpr (is_packed)
+      return at(op.qkv, b, s, 1, h, column);
+    else
+      return at(op.kv, b, s, 0, h, column);
+  }
+  BB_DEVICE auto v(int s, int column) const {
+    if constexpr (is_packed)
+      return at(op.qkv, b, s, 2, h, column);
+    else
+      return at(op.kv, b, s, 1, h, column);
+  }
+  BB_DEVICE auto o(int r, int column) const {
+    if constexpr (is_packed)
+      return at(op.o, b, r, h, column);
+    else
+      return at(op.o, first_query + r, h, column);
+  }
+  BB_DEVICE auto dout(int r, int column) const {
+    if constexpr (is_packed)
+      return at(op.output_gradient, b, r, h, column);
+    else
+      return at(op.output_gradient, first_query + r, h, column);
+  }
+  BB_DEVICE auto dq(int r, int column) const {
+    if constexpr (is_packed)
+      return at(op.dqkv, b, r, 0, h, column);
+    else
+      return at(op.dq, first_query + r, h, column);
+  }
+  BB_DEVICE auto dk(int s, int column) const {
+    if constexpr (is_packed)
+      return at(op.dqkv, b, s, 1, h, column);
+    else
+      return at(op.dkv, b, s, 0, h, column);
+  }
+  BB_DEVICE auto dv(int s, int column) const {
+    if constexpr (is_packed)
+      return at(op.dqkv, b, s, 2, h, column);
+    else
+      return at(op.dkv, b, s, 1, h, column);
   }
 };
 
-/// Bits of the visible keys 32 first_word .. + LT, in registers.
+/// Bits of the visible keys 32 first_word .. + LT of a sequence, in registers. Bits beyond its length are 0.
 template <int LT>
 struct VisibleKeys {
   std::uint32_t word[(LT + 31) / 32];
@@ -35,44 +135,58 @@ struct VisibleKeys {
   }
 };
 
-/// Whether the two keys of a lane are visible where the rows of strip `strip` are keys.
-struct VisibleRows {
-  bool is_visible[2];
-
-  BB_DEVICE VisibleRows(const View<const std::uint32_t, 2>& visible, int b, int strip) {
-    const std::uint32_t word = strip / 2 < visible.extent(1) ? load(at(visible, b, strip / 2)) : 0;
-    const std::uint32_t mine = word >> (strip % 2 * 16 + strip_row(0));
-    is_visible[0] = (mine & 1) != 0;
-    is_visible[1] = (mine >> 8 & 1) != 0;
-  }
-};
-
 enum class Rows { queries, keys };
 
 /// What dropout keeps of the 16 x 16 weights of query tile i and key tile j that a lane holds: bit 4 e + r for element r of
-/// part e. Where the rows of the strip are queries, one call of the generator serves all eight; where they are keys, two do.
-template <Rows rows>
-BB_DEVICE std::uint32_t kept_bits(const Dropout& dropout, std::uint32_t sequence, int i, int j) {
-  const int first = (i * 32 + j) * 32;
+/// part e. Dropout counts rows of the sequence: where queries are all rows, one call of the generator serves eight elements
+/// of a strip of queries, and four of a strip of keys.
+template <Rows rows, class Op>
+BB_DEVICE std::uint32_t kept_bits(const Problem<Op>& problem, int i, int j) {
+  const Dropout& dropout = problem.op.dropout;
+  const std::uint32_t sequence = dropout.attention_sequence(problem.b, problem.h, problem.H(problem.op));
+  const auto words_of = [&](int row, int pair) {  // of row and key pair `pair` of tile j
+    return dropout.stream.words(static_cast<std::uint32_t>(((row / 16) * 32 + j) * 32 + row % 8 * 4 + pair), sequence);
+  };
+  const auto keeps = [&](std::uint32_t word, int half) {
+    return (word >> 16 * half & 0xffffu) >= dropout.threshold ? 1u : 0u;
+  };
   std::uint32_t bits = 0;
-  if constexpr (rows == Rows::queries) {
-    const RandomWords words = dropout.stream.words(static_cast<std::uint32_t>(first + lane()), sequence);
+  if constexpr (rows == Rows::queries && Problem<Op>::is_packed) {
+    const RandomWords words = words_of(16 * i + lane() / 4, lane() % 4);
     BB_UNROLL
     for (int bit = 0; bit < 8; ++bit) {
       const int e = bit / 4, r = bit % 4;
-      bits |= (half_word(words, r / 2 * 4 + e * 2 + r % 2) >= dropout.threshold ? 1u : 0u) << bit;
+      bits |= keeps(words[static_cast<std::size_t>(r / 2 * 2 + e)], r % 2) << bit;
     }
-  } else {
-    const int key = lane() / 4, query = 2 * (lane() % 4);
+  } else if constexpr (rows == Rows::queries) {
     BB_UNROLL
-    for (int c = 0; c < 2; ++c) {
-      const RandomWords words =
-          dropout.stream.words(static_cast<std::uint32_t>(first + (query + c) * 4 + key / 2), sequence);
+    for (int lower = 0; lower < 2; ++lower) {
+      const int row = problem.row(16 * i + strip_row(2 * lower));
+      const RandomWords words = words_of(row, lane() % 4);
       BB_UNROLL
       for (int part = 0; part < 4; ++part) {
-        const int e = part / 2, lower = part % 2;  // element r = 2 lower + c
-        const std::uint32_t half = words[static_cast<std::size_t>(2 * e + lower)] >> 16 * (key % 2) & 0xffffu;
-        bits |= (half >= dropout.threshold ? 1u : 0u) << (4 * e + 2 * lower + c);
+        const int e = part / 2, c = part % 2;
+        const std::uint32_t word =
+            row % 16 < 8 ? words[static_cast<std::size_t>(e)] : words[static_cast<std::size_t>(2 + e)];
+        bits |= keeps(word, c) << (4 * e + 2 * lower + c);
+      }
+    }
+  } else {
+    const int key = lane() / 4;
+    BB_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      RandomWords words{};
+      BB_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        const int row = problem.row(16 * i + strip_column(e, c));
+        if (e == 0 || !Problem<Op>::is_packed) words = words_of(row, key / 2);
+        BB_UNROLL
+        for (int lower = 0; lower < 2; ++lower) {
+          const bool is_upper_row = Problem<Op>::is_packed ? e == 0 : row % 16 < 8;
+          const std::uint32_t word =
+              is_upper_row ? words[static_cast<std::size_t>(lower)] : words[static_cast<std::size_t>(2 + lower)];
+          bits |= keeps(word, key % 2) << (4 * e + 2 * lower + c);
+        }
       }
     }
   }
@@ -85,18 +199,18 @@ template <int C>
 struct KeptBits {
   std::uint32_t word[(C + 63) / 64];
 
-  template <Rows rows>
-  BB_DEVICE static KeptBits draw(const Dropout& dropout, std::uint32_t sequence, int strip, int first_tile, int limit) {
+  template <Rows rows, class Op>
+  BB_DEVICE static KeptBits draw(const Problem<Op>& problem, int strip, int first_tile, int limit) {
     KeptBits kept;
     BB_UNROLL
     for (int w = 0; w < (C + 63) / 64; ++w) kept.word[w] = ~0u;
-    if (!dropout.is_active()) return kept;
+    if (!problem.op.dropout.is_active()) return kept;
     BB_UNROLL
     for (int k = 0; k < C / 16; ++k) {
       const int tile = first_tile + k;
       if (16 * tile >= limit) continue;
-      const std::uint32_t bits = rows == Rows::queries ? kept_bits<rows>(dropout, sequence, strip, tile)
-                                                       : kept_bits<rows>(dropout, sequence, tile, strip);
+      const std::uint32_t bits =
+          rows == Rows::queries ? kept_bits<rows>(problem, strip, tile) : kept_bits<rows>(problem, tile, strip);
       kept.word[k / 4] &= ~((bits ^ 255u) << k % 4 * 8);
     }
     return kept;

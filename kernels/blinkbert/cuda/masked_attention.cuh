@@ -34,67 +34,72 @@ struct AttentionShape {
 };
 
 /// Most threads of a block: as many as one problem needs, or 128 (256 for narrow heads, whose rows are short).
-BLINKBERT_HOST_DEVICE constexpr int attention_threads(int LT, int DC) {
+constexpr int attention_threads(int LT, int DC) {
   const int least = DC <= 32 ? 256 : 128, problem = 2 * LT;
   return problem > least ? problem : least;
 }
 
 // --- forward -----------------------------------------------------------------------------------------------------------
 
-template <class Real, int LT, int DC>
+/// The threads and the strip of a problem that this thread belongs to.
+struct Team {
+  int slot, strip;  // problem of the block; strip of 16 rows of the warp
+  int rows;         // of a tile
+  int me, size;     // thread of the team
+
+  BB_DEVICE explicit Team(const AttentionShape& shape)
+      : slot(warp() / shape.warps),
+        strip(warp() % shape.warps),
+        rows(16 * shape.warps),
+        me(thread() - slot * shape.warps * warp_size),
+        size(shape.warps * warp_size) {}
+};
+
+template <class Op, class Real, int LT, int DC>
 BB_KERNEL(attention_threads(LT, DC), LT > 32    ? 2
                                      : DC <= 32 ? 3
                                                 : 4)
-masked_attention_forward(MaskedAttentionForward<Real> op, AttentionShape shape) {
-  const int L = op.qkv.extent(1), H = op.qkv.extent(3), D = op.qkv.extent(4);
-  const int slot = warp() / shape.warps, strip = warp() % shape.warps, rows = 16 * shape.warps;
-  const int number = block() * shape.slots + slot;
-  const bool is_there = number < shape.problems;
-  const Problem<MaskedAttentionForward<Real>> problem(op, number);
-  const int b = problem.b, h = problem.h, length = problem.length;
+attention_forward(Op op, AttentionShape shape) {
+  const int D = Problem<Op>::D(op);
+  const Team team(shape);
+  const Problem<Op> problem(op, block() * shape.slots + team.slot);
+  const VisibleKeys<LT> visible(op.visible, problem.b);
+  const auto is_query = [&](int r) { return problem.is_query(r); };
+  const auto is_key = [&](int s) { return problem.is_visible(s); };
 
   SharedMemory shared;
-  const int width = shape.width, area = rows * width;
-  const Shared<Real> room = shared.take<Real>(shape.slots * 3 * area).from(slot * 3 * area);
+  const int width = shape.width, area = team.rows * width;
+  const Shared<Real> room = shared.take<Real>(shape.slots * 3 * area).from(team.slot * 3 * area);
   const Tile<Real, DC> q{room, width}, k{room.from(area), width}, v{room.from(2 * area), width};
-  const int me = thread() - slot * shape.warps * warp_size, team = shape.warps * warp_size;
-  const auto source = [&](int which) {
-    return [&op, which, b, h](int row, int column) { return at(op.qkv, b, row, which, h, column); };
-  };
-  load_tile(q, rows, length, D, me, team, source(0));
-  load_tile(k, rows, length, D, me, team, source(1));
+  load_tile(q, team.rows, D, team.me, team.size, is_query, [&](int r, int c) { return problem.q(r, c); });
+  load_tile(k, team.rows, D, team.me, team.size, is_key, [&](int s, int c) { return problem.k(s, c); });
   commit_copies();
-  load_tile(v, rows, length, D, me, team, source(2));
+  load_tile(v, team.rows, D, team.me, team.size, is_key, [&](int s, int c) { return problem.v(s, c); });
   commit_copies();
-  const VisibleKeys<LT> visible(op.visible, b);
 
   wait_copies<1>();
   sync_block();  // q and k of all warps are there
   Strip<LT> S;
   clear(S);
-  multiply_transposed(S, q, 16 * strip, k, length);
+  multiply_transposed(S, q, 16 * team.strip, k, problem.length);
   const RowSums sums = masked_softmax(S, visible, score_scale(D) * log2_e);
-  float factor[2] = {sums.inverse[0], sums.inverse[1]};
-  if (op.dropout.is_active()) {
-    const auto kept = KeptBits<LT>::template draw<Rows::queries>(op.dropout, op.dropout.attention_sequence(b, h, H),
-                                                                 strip, 0, length);
+  const auto kept = KeptBits<LT>::template draw<Rows::queries>(problem, team.strip, 0, problem.length);
+  BB_UNROLL
+  for (int n = 0; n < LT / 8; ++n) {
     BB_UNROLL
-    for (int n = 0; n < LT / 8; ++n) {
-      BB_UNROLL
-      for (int r = 0; r < 4; ++r) S.part[n][r] = kept(n, r) ? S.part[n][r] : 0;
-    }
-    factor[0] *= op.dropout.keep_scale();
-    factor[1] *= op.dropout.keep_scale();
+    for (int r = 0; r < 4; ++r) S.part[n][r] = kept(n, r) ? S.part[n][r] : 0;
   }
+  float factor[2];
   BB_UNROLL
   for (int half = 0; half < 2; ++half) {
-    if (16 * strip + strip_row(2 * half) >= length) factor[half] = 0;  // padded rows
+    const bool is_real = problem.is_query(16 * team.strip + strip_row(2 * half));
+    factor[half] = is_real ? sums.inverse[half] * op.dropout.keep_scale() : 0;
   }
 
   wait_copies<0>();
   sync_block();  // v is there
-  multiply_and_store(Weights<Real, LT>(S), v, length, factor, 16 * strip, is_there ? L : 0, D,
-                     [&](int row, int column) { return at(op.o, b, row, h, column); });
+  multiply_and_store(Weights<Real, LT>(S), v, problem.length, factor, 16 * team.strip, problem.written_queries, D,
+                     [&](int r, int c) { return problem.o(r, c); });
 }
 
 // --- backward ----------------------------------------------------------------------------------------------------------
@@ -102,54 +107,46 @@ masked_attention_forward(MaskedAttentionForward<Real> op, AttentionShape shape) 
 /// Shared memory of a problem beside its four tiles: largest, inverse and delta of each row.
 BLINKBERT_HOST_DEVICE constexpr int row_floats(int rows) { return 3 * rows; }
 
-template <class Real, int LT, int DC>
-BB_KERNEL(attention_threads(LT, DC), LT <= 32 ? (DC <= 32 ? 2 : 3) : 1)
-masked_attention_backward(MaskedAttentionBackward<Real> op, AttentionShape shape) {
-  const int L = op.qkv.extent(1), H = op.qkv.extent(3), D = op.qkv.extent(4);
-  const int slot = warp() / shape.warps, strip = warp() % shape.warps, rows = 16 * shape.warps;
-  const int number = block() * shape.slots + slot;
-  const int written_rows = number < shape.problems ? L : 0;
-  const Problem<MaskedAttentionBackward<Real>> problem(op, number);
-  const int b = problem.b, h = problem.h, length = problem.length;
+template <class Op, class Real, int LT, int DC>
+BB_KERNEL(attention_threads(LT, DC), LT > 32    ? 1
+                                     : DC <= 32 ? 2
+                                                : 3)
+attention_backward(Op op, AttentionShape shape) {
+  const int D = Problem<Op>::D(op);
+  const Team team(shape);
+  const Problem<Op> problem(op, block() * shape.slots + team.slot);
+  const VisibleKeys<LT> visible(op.visible, problem.b);
+  const int length = problem.length, queries = problem.queries, first = 16 * team.strip;
+  const auto is_query = [&](int r) { return problem.is_query(r); };
+  const auto is_key = [&](int s) { return problem.is_visible(s); };
 
   SharedMemory shared;
-  const int width = shape.width, area = rows * width;
-  const Shared<Real> room = shared.take<Real>(shape.slots * 4 * area).from(slot * 4 * area);
+  const int width = shape.width, rows = team.rows, area = rows * width;
+  const Shared<Real> room = shared.take<Real>(shape.slots * 4 * area).from(team.slot * 4 * area);
   const Tile<Real, DC> q{room, width}, k{room.from(area), width};
   const Tile<Real, DC> v{room.from(2 * area), width}, dout{room.from(3 * area), width};
-  const Shared<float> largest = shared.take<float>(shape.slots * row_floats(rows)).from(slot * row_floats(rows));
+  const Shared<float> largest = shared.take<float>(shape.slots * row_floats(rows)).from(team.slot * row_floats(rows));
   const Shared<float> inverse = largest.from(rows), deltas = largest.from(2 * rows);
-  const int me = thread() - slot * shape.warps * warp_size, team = shape.warps * warp_size;
-  const auto source = [&](int which) {
-    return [&op, which, b, h](int row, int column) { return at(op.qkv, b, row, which, h, column); };
-  };
-  load_tile(q, rows, length, D, me, team, source(0));
-  load_tile(k, rows, length, D, me, team, source(1));
+  load_tile(q, rows, D, team.me, team.size, is_query, [&](int r, int c) { return problem.q(r, c); });
+  load_tile(k, rows, D, team.me, team.size, is_key, [&](int s, int c) { return problem.k(s, c); });
   commit_copies();
-  load_tile(v, rows, length, D, me, team, source(2));
-  load_tile(dout, rows, length, D, me, team,
-            [&](int row, int column) { return at(op.output_gradient, b, row, h, column); });
+  load_tile(v, rows, D, team.me, team.size, is_key, [&](int s, int c) { return problem.v(s, c); });
+  load_tile(dout, rows, D, team.me, team.size, is_query, [&](int r, int c) { return problem.dout(r, c); });
   commit_copies();
-  const VisibleKeys<LT> visible(op.visible, b);
-  const float scale = score_scale(D), scale_log2 = scale * log2_e;
-  const float keep_scale = op.dropout.keep_scale();
-  const std::uint32_t sequence = op.dropout.attention_sequence(b, h, H);
-  const auto target = [&](int which) {
-    return [&op, which, b, h](int row, int column) { return at(op.dqkv, b, row, which, h, column); };
-  };
+  const float scale = score_scale(D), scale_log2 = scale * log2_e, keep_scale = op.dropout.keep_scale();
 
   wait_copies<1>();
   sync_block();  // q and k of all warps are there
   {              // phase A: rows are queries
     Strip<LT> S, dP;
     clear(S);
-    multiply_transposed(S, q, 16 * strip, k, length);
+    multiply_transposed(S, q, first, k, length);
     const RowSums sums = masked_softmax(S, visible, scale_log2);
     wait_copies<0>();
     sync_block();  // v and do are there
     clear(dP);
-    multiply_transposed(dP, dout, 16 * strip, v, length);
-    const auto kept = KeptBits<LT>::template draw<Rows::queries>(op.dropout, sequence, strip, 0, length);
+    multiply_transposed(dP, dout, first, v, length);
+    const auto kept = KeptBits<LT>::template draw<Rows::queries>(problem, team.strip, 0, length);
     float delta[2] = {0, 0};
     BB_UNROLL
     for (int n = 0; n < LT / 8; ++n) {
@@ -164,7 +161,7 @@ masked_attention_backward(MaskedAttentionBackward<Real> op, AttentionShape shape
     for (int half = 0; half < 2; ++half) {
       delta[half] = row_sum(delta[half]);
       if (lane() % 4 != 0) continue;
-      const int row = 16 * strip + strip_row(2 * half);
+      const int row = first + strip_row(2 * half);
       store(at(largest, row), sums.largest[half]);
       store(at(inverse, row), sums.inverse[half]);
       store(at(deltas, row), delta[half]);
@@ -174,42 +171,45 @@ masked_attention_backward(MaskedAttentionBackward<Real> op, AttentionShape shape
       BB_UNROLL
       for (int r = 0; r < 4; ++r) S.part[n][r] *= dP.part[n][r] - delta[r / 2];  // dS
     }
-    // Padded rows have do = 0, so dP = delta = dS = 0.
+    // Rows that are no query have do = 0, so dP = delta = dS = 0.
     const float factor[2] = {scale, scale};
-    multiply_and_store(Weights<Real, LT>(S), k, length, factor, 16 * strip, written_rows, D, target(0));
+    multiply_and_store(Weights<Real, LT>(S), k, length, factor, first, problem.written_queries, D,
+                       [&](int r, int c) { return problem.dq(r, c); });
   }
   sync_block();  // what phase A left of all rows is there
   {              // phase B: rows are keys, columns are queries
     Strip<LT> P, other;
     clear(P);
-    multiply_transposed(P, k, 16 * strip, q, length);
-    const VisibleRows keys(op.visible, b, strip);
-    const auto kept = KeptBits<LT>::template draw<Rows::keys>(op.dropout, sequence, strip, 0, length);
+    multiply_transposed(P, k, first, q, queries);
+    const bool is_visible[2] = {is_key(first + strip_row(0)), is_key(first + strip_row(2))};
+    const auto kept = KeptBits<LT>::template draw<Rows::keys>(problem, team.strip, 0, queries);
     BB_UNROLL
     for (int n = 0; n < LT / 8; ++n) {
       BB_UNROLL
       for (int r = 0; r < 4; ++r) {
         const int query = strip_column(n, r);
-        P.part[n][r] = query < length && keys.is_visible[r / 2]
+        P.part[n][r] = query < queries && is_visible[r / 2]
                            ? exp2((P.part[n][r] - load(at(largest, query))) * scale_log2) * load(at(inverse, query))
                            : 0;
         other.part[n][r] = kept(n, r) ? P.part[n][r] * keep_scale : 0;
       }
     }
     const float one[2] = {1, 1}, factor[2] = {scale, scale};
-    multiply_and_store(Weights<Real, LT>(other), dout, length, one, 16 * strip, written_rows, D, target(2));
+    multiply_and_store(Weights<Real, LT>(other), dout, queries, one, first, problem.written_keys, D,
+                       [&](int s, int c) { return problem.dv(s, c); });
     clear(other);
-    multiply_transposed(other, v, 16 * strip, dout, length);  // dP
+    multiply_transposed(other, v, first, dout, queries);  // dP
     BB_UNROLL
     for (int n = 0; n < LT / 8; ++n) {
       BB_UNROLL
       for (int r = 0; r < 4; ++r) {
         const int query = strip_column(n, r);
         const float dP = kept(n, r) ? other.part[n][r] * keep_scale : 0;
-        P.part[n][r] = query < length ? P.part[n][r] * (dP - load(at(deltas, query))) : 0;  // dS
+        P.part[n][r] = query < queries ? P.part[n][r] * (dP - load(at(deltas, query))) : 0;  // dS
       }
     }
-    multiply_and_store(Weights<Real, LT>(P), q, length, factor, 16 * strip, written_rows, D, target(1));
+    multiply_and_store(Weights<Real, LT>(P), q, queries, factor, first, problem.written_keys, D,
+                       [&](int s, int c) { return problem.dk(s, c); });
   }
 }
 
@@ -257,36 +257,45 @@ bool fits_into_a_block(const Gpu& gpu, int L, int D) {
   return L <= most_rows_in_registers<Real> && backward_bytes<Real>(one) <= gpu.most_shared_bytes();
 }
 
-}  // namespace kernels
-
-template <LaunchesKernels Gpu>
-void run(Gpu& gpu, const MaskedAttentionForward<typename Gpu::Real>& op) {
+/// Forward of any attention op.
+template <class Gpu, class Op>
+void run_attention_forward(Gpu& gpu, const Op& op) {
   using Real = typename Gpu::Real;
-  op.check();
-  const int B = op.qkv.extent(0), L = op.qkv.extent(1), H = op.qkv.extent(3), D = op.qkv.extent(4);
-  if (!kernels::fits_into_a_block<Real>(gpu, L, D)) return kernels::run_long(gpu, op);
-  kernels::dispatch_attention<Real>(L, D, [&](auto length, auto columns) {
-    const auto shape = kernels::attention_shape<length(), columns()>(B, L, H, D);
-    dev::launch<kernels::masked_attention_forward<Real, length(), columns()>>(
-        gpu,
-        {.blocks = shape.blocks(), .threads = shape.threads(), .shared_bytes = kernels::forward_bytes<Real>(shape)}, op,
+  const int B = op.lengths.extent(0), L = Problem<Op>::L(op), H = Problem<Op>::H(op), D = Problem<Op>::D(op);
+  if (!fits_into_a_block<Real>(gpu, L, D)) return run_long_forward(gpu, op);
+  dispatch_attention<Real>(L, D, [&](auto length, auto columns) {
+    const auto shape = attention_shape<length(), columns()>(B, L, H, D);
+    launch<attention_forward<Op, Real, length(), columns()>>(
+        gpu, {.blocks = shape.blocks(), .threads = shape.threads(), .shared_bytes = forward_bytes<Real>(shape)}, op,
         shape);
   });
 }
 
+template <class Gpu, class Op>
+void run_attention_backward(Gpu& gpu, const Op& op) {
+  using Real = typename Gpu::Real;
+  const int B = op.lengths.extent(0), L = Problem<Op>::L(op), H = Problem<Op>::H(op), D = Problem<Op>::D(op);
+  if (!fits_into_a_block<Real>(gpu, L, D)) return run_long_backward(gpu, op);
+  dispatch_attention<Real>(L, D, [&](auto length, auto columns) {
+    const auto shape = attention_shape<length(), columns()>(B, L, H, D);
+    launch<attention_backward<Op, Real, length(), columns()>>(
+        gpu, {.blocks = shape.blocks(), .threads = shape.threads(), .shared_bytes = backward_bytes<Real>(shape)}, op,
+        shape);
+  });
+}
+
+}  // namespace kernels
+
+template <LaunchesKernels Gpu>
+void run(Gpu& gpu, const MaskedAttentionForward<typename Gpu::Real>& op) {
+  op.check();
+  kernels::run_attention_forward(gpu, op);
+}
+
 template <LaunchesKernels Gpu>
 void run(Gpu& gpu, const MaskedAttentionBackward<typename Gpu::Real>& op) {
-  using Real = typename Gpu::Real;
   op.check();
-  const int B = op.qkv.extent(0), L = op.qkv.extent(1), H = op.qkv.extent(3), D = op.qkv.extent(4);
-  if (!kernels::fits_into_a_block<Real>(gpu, L, D)) return kernels::run_long(gpu, op);
-  kernels::dispatch_attention<Real>(L, D, [&](auto length, auto columns) {
-    const auto shape = kernels::attention_shape<length(), columns()>(B, L, H, D);
-    dev::launch<kernels::masked_attention_backward<Real, length(), columns()>>(
-        gpu,
-        {.blocks = shape.blocks(), .threads = shape.threads(), .shared_bytes = kernels::backward_bytes<Real>(shape)},
-        op, shape);
-  });
+  kernels::run_attention_backward(gpu, op);
 }
 
 }  // namespace blinkbert

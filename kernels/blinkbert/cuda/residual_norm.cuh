@@ -15,10 +15,12 @@
 namespace blinkbert {
 namespace kernels {
 
-/// Bits of the elements that dropout keeps in row t: all where nothing is dropped.
+/// Bits of the elements that dropout keeps in row r: all where nothing is dropped.
 template <int Chunk, int Chunks, class Op>
-BB_DEVICE std::uint32_t kept_of_branch(const Op& op, int t, int width) {
+BB_DEVICE std::uint32_t kept_of_branch(const Op& op, int r, int width) {
   if (!op.dropout.is_active()) return ~0u;
+  int t = op.rows ? load(at(op.rows, r)) : r;
+  if (t < 0) t = 0;
   return kept_elements<Chunk, Chunks>(op.dropout, t / op.L, t % op.L, width);
 }
 

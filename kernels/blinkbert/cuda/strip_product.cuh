@@ -56,23 +56,27 @@ BB_DEVICE void clear(Strip<C>& strip) {
 BB_DEVICE int strip_row(int r) { return lane() / 4 + 8 * (r / 2); }
 BB_DEVICE int strip_column(int n, int r) { return 8 * n + 2 * (lane() % 4) + r % 2; }
 
-/// Fills `rows` rows of a tile, with the threads me, me + team, ...: row r from `source(r, column)` for r < valid, column < D,
-/// zeros elsewhere. By asynchronous copies where D allows it; the caller commits and waits in any case.
-template <class Real, int DC, class Source>
-BB_DEVICE void load_tile(const Tile<Real, DC>& tile, int rows, int valid, int D, int me, int team,
+/// Fills `rows` rows of a tile, with the threads me, me + team, ...: row r from `source(r, column)` where is_wanted(r) and
+/// column < D, zeros elsewhere, and nothing read there. By asynchronous copies where D allows it; the caller commits and
+/// waits in any case.
+template <class Real, int DC, class Wanted, class Source>
+BB_DEVICE void load_tile(const Tile<Real, DC>& tile, int rows, int D, int me, int team, const Wanted& is_wanted,
                          const Source& source) {
   constexpr int chunk = Tile<Real, DC>::chunk;
   if (D % chunk == 0) {
     const int chunks = tile.width / chunk;
     for (int i = me; i < rows * chunks; i += team) {
       const int row = i / chunks, column = i % chunks * chunk;
-      const bool is_wanted = row < valid && column < D;
-      copy_async(tile(row, column), source(is_wanted ? row : 0, is_wanted ? column : 0), is_wanted);
+      if (column < D && is_wanted(row)) {
+        copy_async(tile(row, column), source(row, column), true);
+      } else {
+        store(tile(row, column), Vector<Real, chunk>{});
+      }
     }
   } else {
     for (int i = me; i < rows * tile.width; i += team) {
       const int row = i / tile.width, column = i % tile.width;
-      store(tile(row, column), row < valid && column < D ? load(source(row, column)) : Real(0.0f));
+      store(tile(row, column), column < D && is_wanted(row) ? load(source(row, column)) : Real(0.0f));
     }
   }
 }

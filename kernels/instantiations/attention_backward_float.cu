@@ -1,8 +1,9 @@
 #include <blinkbert/cuda/cuda.cuh>
-#include <blinkbert/cuda/masked_attention.cuh>
+#include <blinkbert/cuda/gathered_attention.cuh>
 
 namespace blinkbert {
 
 template void run(Cuda<float>&, const MaskedAttentionBackward<float>&);
+template void run(Cuda<float>&, const GatheredAttentionBackward<float>&);
 
 }  // namespace blinkbert
