@@ -160,4 +160,5 @@ void run(Emulated<Real>& gpu, const LinearWeightGradient<Real>& op) {
 #include <blinkbert/cuda/gathered_attention.cuh>
 #include <blinkbert/cuda/layer_norm.cuh>
 #include <blinkbert/cuda/masked_attention.cuh>
+#include <blinkbert/cuda/narrow_block.cuh>
 #include <blinkbert/cuda/residual_norm.cuh>
