@@ -59,3 +59,5 @@ class Emulated {
 }  // namespace blinkbert
 
 #include <blinkbert/cuda/layer_norm.cuh>
+#include <blinkbert/cuda/masked_loss.cuh>
+#include <blinkbert/cuda/score_loss.cuh>
