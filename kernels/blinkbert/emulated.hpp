@@ -58,6 +58,8 @@ class Emulated {
 
 }  // namespace blinkbert
 
+#include <blinkbert/cuda/adamw.cuh>
 #include <blinkbert/cuda/layer_norm.cuh>
 #include <blinkbert/cuda/masked_loss.cuh>
 #include <blinkbert/cuda/score_loss.cuh>
+#include <blinkbert/cuda/sum_of_squares.cuh>

@@ -208,9 +208,9 @@ class ParameterSet {
   }
 
  private:
-  // 128 elements are 256 bytes in the narrowest type, so one offset fits all blocks.
-  static constexpr std::int64_t alignment = 128;
-  static std::int64_t align(std::int64_t count) { return (count + alignment - 1) / alignment * alignment; }
+  static std::int64_t align(std::int64_t count) {
+    return (count + segment_alignment - 1) / segment_alignment * segment_alignment;
+  }
 
   static Entry place(const std::string& name, std::vector<int> shape, Init init, std::int64_t begin) {
     std::int64_t count = 1;
