@@ -61,6 +61,7 @@ class Emulated {
 #include <blinkbert/cuda/adamw.cuh>
 #include <blinkbert/cuda/layer_norm.cuh>
 #include <blinkbert/cuda/masked_loss.cuh>
+#include <blinkbert/cuda/narrowing.cuh>
 #include <blinkbert/cuda/row_masks.cuh>
 #include <blinkbert/cuda/score_loss.cuh>
 #include <blinkbert/cuda/sum_of_squares.cuh>

@@ -169,7 +169,7 @@ class ParameterSet {
 
   /// Rounds the master values into the working block; call after writing to `values` by other means than AdamW.
   void refresh_working([[maybe_unused]] Device& device) {
-    if constexpr (!std::is_same_v<Real, Wide<Real>>) device.convert(working(), View<const Wide<Real>, 1>(values()));
+    if constexpr (!std::is_same_v<Real, Wide<Real>>) run(device, Narrowing<Real>{.y = working(), .x = values()});
   }
 
   View<Wide<Real>, 1> values() const { return block<Wide<Real>>(values_memory_, parameter_count_); }
