@@ -64,13 +64,13 @@ masked_loss(MaskedLoss<Real> op, View<float, 2> partials) {  // partials [blocks
       }
     }
     store(at(sums, thread()), sum);
-    sync_block();  // before the sums of other threads are read
+    sync_block();  // before the sums of other threads are read; none before the next columns: where some follow, a column
+                   // has one thread, which reads its own sum
     if (thread() < columns) {
       float total = 0;
       for (int g = 0; g < groups; ++g) total += load(at(sums, g * columns + thread()));
       store(at(partials, block(), first + thread()), total);
     }
-    sync_block();  // before the next columns' sums
   }
 }
 
