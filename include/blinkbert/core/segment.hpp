@@ -15,7 +15,8 @@ inline constexpr int segment_alignment = 128;
 /// A segment that no step trains.
 inline constexpr std::int64_t never_trains = std::numeric_limits<std::int64_t>::max();
 
-struct Segment {
+/// Aligned so that a kernel reads 16 bytes at a time.
+struct alignas(16) Segment {
   std::int64_t begin = 0;            // first element, a multiple of segment_alignment
   std::int64_t end = 0;              // one past the last element, without the alignment's filling
   std::int64_t first_trainable = 0;  // first optimizer step that trains it; `never_trains` = frozen for good
