@@ -157,8 +157,14 @@ void run(Emulated<Real>& gpu, const LinearWeightGradient<Real>& op) {
 
 }  // namespace blinkbert
 
+#include <blinkbert/cuda/adamw.cuh>
 #include <blinkbert/cuda/gathered_attention.cuh>
 #include <blinkbert/cuda/layer_norm.cuh>
 #include <blinkbert/cuda/masked_attention.cuh>
+#include <blinkbert/cuda/masked_loss.cuh>
 #include <blinkbert/cuda/narrow_block.cuh>
+#include <blinkbert/cuda/narrowing.cuh>
 #include <blinkbert/cuda/residual_norm.cuh>
+#include <blinkbert/cuda/row_masks.cuh>
+#include <blinkbert/cuda/score_loss.cuh>
+#include <blinkbert/cuda/sum_of_squares.cuh>

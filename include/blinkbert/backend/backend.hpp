@@ -16,6 +16,7 @@
 #include <blinkbert/ops/linear.hpp>
 #include <blinkbert/ops/masked_attention.hpp>
 #include <blinkbert/ops/masked_loss.hpp>
+#include <blinkbert/ops/narrowing.hpp>
 #include <blinkbert/ops/residual_norm.hpp>
 #include <blinkbert/ops/row_masks.hpp>
 #include <blinkbert/ops/score_loss.hpp>
@@ -53,7 +54,8 @@ concept Backend = OwnsMemory<Device> &&
             GatherRowsForward<Real>, GatherRowsBackward<Real>,                                   //
             ActivationForward<Real>, ActivationBackward<Real>,                                   //
             BatchNormForward<Real>, BatchNormBackward<Real>,                                     //
-            ZeroPadding<Real>, RowMasks<Real>, MaskedLoss<Real>, ScoreLoss<Real>, SumOfSquares<Real>, AdamW<Real>>;
+            ZeroPadding<Real>, RowMasks<Real>, MaskedLoss<Real>, ScoreLoss<Real>, SumOfSquares<Real>, AdamW<Real>,
+            Narrowing<Real>>;
 
 /// Zeros over a whole view.
 template <class Device, class T, int Rank>

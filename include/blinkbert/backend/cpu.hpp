@@ -14,6 +14,7 @@
 #include <blinkbert/backend/cpu/linear.hpp>
 #include <blinkbert/backend/cpu/masked_attention.hpp>
 #include <blinkbert/backend/cpu/masked_loss.hpp>
+#include <blinkbert/backend/cpu/narrowing.hpp>
 #include <blinkbert/backend/cpu/residual_norm.hpp>
 #include <blinkbert/backend/cpu/row_masks.hpp>
 #include <blinkbert/backend/cpu/score_loss.hpp>

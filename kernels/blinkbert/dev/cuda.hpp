@@ -142,6 +142,7 @@ BB_DEVICE T shuffle(T value, int from_lane) {
   return __shfl_sync(~0u, value, from_lane);
 }
 BB_DEVICE std::uint32_t ballot(bool condition) { return __ballot_sync(~0u, condition); }
+BB_DEVICE int popcount(std::uint32_t word) { return __popc(word); }
 
 // --- tensor cores ------------------------------------------------------------------------------------------------
 BB_DEVICE std::uint32_t shared_address(const void* place) {

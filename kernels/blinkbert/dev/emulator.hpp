@@ -231,6 +231,7 @@ inline std::uint32_t ballot(bool condition, const emulator::Where& where = emula
   });
   return mine.votes;
 }
+inline int popcount(std::uint32_t word) { return std::popcount(word); }
 
 // --- asynchronous copies -----------------------------------------------------------------------------------------
 template <class T>
