@@ -59,6 +59,7 @@ class Emulated {
 }  // namespace blinkbert
 
 #include <blinkbert/cuda/activation.cuh>
+#include <blinkbert/cuda/batch_norm.cuh>
 #include <blinkbert/cuda/gather_rows.cuh>
 #include <blinkbert/cuda/layer_norm.cuh>
 #include <blinkbert/cuda/zero_padding.cuh>
