@@ -60,6 +60,7 @@ class Emulated {
 
 #include <blinkbert/cuda/activation.cuh>
 #include <blinkbert/cuda/batch_norm.cuh>
+#include <blinkbert/cuda/embed_rows.cuh>
 #include <blinkbert/cuda/gather_rows.cuh>
 #include <blinkbert/cuda/layer_norm.cuh>
 #include <blinkbert/cuda/zero_padding.cuh>

@@ -25,19 +25,6 @@ inline constexpr int batch_norm_threads = 512;
 /// Rows that a thread loads before it uses the first: 32 KB under way on a multiprocessor that holds one block.
 inline constexpr int batch_norm_rows = 4;
 
-/// `walkers` blocks over the rows for each of `panels` panels of columns.
-struct PanelGrid {
-  int lanes, walkers, panels;
-};
-
-/// A block's panel, its place among those that walk over the panel's rows, the panel's width and its first column.
-template <int Chunk>
-struct Panel {
-  int walker, width, first;
-  BB_DEVICE explicit Panel(const PanelGrid& grid)
-      : walker(block() % grid.walkers), width(grid.lanes * Chunk), first(block() / grid.walkers * grid.lanes * Chunk) {}
-};
-
 /// Of one column: how many rows, their mean, and the sum of their squared deviations from it.
 struct Moments {
   float count, mean, squares;

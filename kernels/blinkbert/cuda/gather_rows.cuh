@@ -13,7 +13,7 @@
 namespace blinkbert {
 namespace kernels {
 
-inline constexpr int copy_rows_residency = 8;  // all threads of a multiprocessor: 32 KB of loads under way
+inline constexpr int copy_rows_residency = 6;  // 24 KB of loads under way on a multiprocessor, 40 registers
 
 /// to_r = from[rows_r], or zeros where rows_r = -1.
 template <class Real>

@@ -24,6 +24,19 @@ struct RowThreads {
         column_step(lanes * Chunk) {}
 };
 
+/// `walkers` blocks over the rows for each of `panels` panels of columns.
+struct PanelGrid {
+  int lanes, walkers, panels;
+};
+
+/// A block's panel, its place among those that walk over the panel's rows, the panel's width and its first column.
+template <int Chunk>
+struct Panel {
+  int walker, width, first;
+  BB_DEVICE explicit Panel(const PanelGrid& grid)
+      : walker(block() % grid.walkers), width(grid.lanes * Chunk), first(block() / grid.walkers * grid.lanes * Chunk) {}
+};
+
 /// True for rows within their sequence; without lengths every row is real.
 BB_DEVICE bool is_real(const View<const int, 1>& lengths, int L, int row) {
   return !lengths || row % L < load(at(lengths, row / L));
