@@ -61,18 +61,31 @@ TEMPLATE_LIST_TEST_CASE("gather rows backward", "[gather_rows]", Backends) {
     const Tensors<Wide<Real>> inputs{random_values<Real>(T * E, 1)};
     const auto gather = [&, E = E, &rows = rows](const auto& x) { return oracle::gather_rows(x[0], rows, E); };
     const Expected<Real> dx = expect_gradient<Real>(gather, inputs, 0, dy, {}, T * E > 5000 ? 20 : 500);
+    // One sum of two numbers, rounded once: exact.
+    const std::vector<Wide<Real>> residual = random_values<Real>(T * E, 3);
+    std::vector<Wide<Real>> sum = oracle::gather_rows(dy, slots, E);
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += residual[i];
     for (const int threads : thread_counts<TestType>()) {
       INFO("T " << T << ", E " << E << ", M " << M << ", threads " << threads);
       Comparison compare("gather_rows", BackendName<TestType>::value);
       Stage<TestType> stage(threads);
-      const GatherRowsBackward<Real> op{.dx = stage.template output<Real>(T, E),
-                                        .dy = stage.input(narrowed<Real>(poisoned(dy, is_read)), M, E),
-                                        .slots = stage.input(slots, T)};
+      GatherRowsBackward<Real> op{.dx = stage.template output<Real>(T, E),
+                                  .dy = stage.input(narrowed<Real>(poisoned(dy, is_read)), M, E),
+                                  .slots = stage.input(slots, T),
+                                  .residual = {}};
       stage.run_twice(op);
       const std::vector<Real> actual = stage.values(op.dx);
       compare("dx", actual, dx);
       // A gather along the slots is the same thing said the other way round, for every element.
       CHECK(actual == narrowed<Real>(oracle::gather_rows(dy, slots, E)));
+
+      op.residual = stage.input(narrowed<Real>(residual), T, E);
+      stage.run_twice(op);
+      CHECK(stage.values(op.dx) == narrowed<Real>(sum));
+      op.dx = stage.in_and_out(narrowed<Real>(residual), T, E);
+      op.residual = op.dx;
+      stage.run_twice(op);
+      CHECK(stage.values(op.dx) == narrowed<Real>(sum));
     }
   }
 }
@@ -88,9 +101,10 @@ TEMPLATE_LIST_TEST_CASE("gather rows refuses wrong shapes", "[gather_rows]", Bac
   check_rejects(stage.device, forward, "y of all rows", [&](Forward& o) { o.y = matrix(3, 5); });
   check_rejects(stage.device, forward, "y of another width", [&](Forward& o) { o.y = matrix(2, 4); });
   using Backward = GatherRowsBackward<Real>;
-  const Backward backward{.dx = matrix(3, 5), .dy = matrix(2, 5), .slots = slots};
+  const Backward backward{.dx = matrix(3, 5), .dy = matrix(2, 5), .slots = slots, .residual = {}};
   check_rejects(stage.device, backward, "rows in the place of slots", [&](Backward& o) { o.slots = rows; });
   check_rejects(stage.device, backward, "no dx", [&](Backward& o) { o.dx = {}; });
+  check_rejects(stage.device, backward, "a residual of the gathered rows", [&](Backward& o) { o.residual = o.dy; });
 }
 
 }  // namespace

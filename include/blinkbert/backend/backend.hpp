@@ -11,6 +11,7 @@
 #include <blinkbert/ops/batch_norm.hpp>
 #include <blinkbert/ops/embed_rows.hpp>
 #include <blinkbert/ops/gather_rows.hpp>
+#include <blinkbert/ops/gathered_attention.hpp>
 #include <blinkbert/ops/layer_norm.hpp>
 #include <blinkbert/ops/linear.hpp>
 #include <blinkbert/ops/masked_attention.hpp>
@@ -47,6 +48,7 @@ concept Backend = OwnsMemory<Device> &&
             LayerNormForward<Real>, LayerNormBackward<Real>,                                     //
             ResidualNormForward<Real>, ResidualNormBackward<Real>,                               //
             MaskedAttentionForward<Real>, MaskedAttentionBackward<Real>,                         //
+            GatheredAttentionForward<Real>, GatheredAttentionBackward<Real>,                     //
             EmbedRowsForward<Real>, EmbedRowsBackward<Real>,                                     //
             GatherRowsForward<Real>, GatherRowsBackward<Real>,                                   //
             ActivationForward<Real>, ActivationBackward<Real>,                                   //

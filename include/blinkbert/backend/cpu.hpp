@@ -9,6 +9,7 @@
 #include <blinkbert/backend/cpu/device.hpp>
 #include <blinkbert/backend/cpu/embed_rows.hpp>
 #include <blinkbert/backend/cpu/gather_rows.hpp>
+#include <blinkbert/backend/cpu/gathered_attention.hpp>
 #include <blinkbert/backend/cpu/layer_norm.hpp>
 #include <blinkbert/backend/cpu/linear.hpp>
 #include <blinkbert/backend/cpu/masked_attention.hpp>

@@ -23,7 +23,7 @@ BB_DEVICE std::uint32_t kept_of_row(const Op& op, int r, int column) {
   if (!op.dropout.is_active()) return ~0u;
   int t = op.rows ? load(at(op.rows, r)) : r;
   if (t < 0) t = 0;  // no row: any bits
-  return kept_elements<Chunk>(op.dropout, t / op.L, t % op.L, op.x.extent(1), column);
+  return kept_of_chunk<Chunk>(op.dropout, t / op.L, t % op.L, op.x.extent(1), column);
 }
 
 template <class Real, int Chunk>

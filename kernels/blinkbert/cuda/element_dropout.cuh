@@ -8,10 +8,10 @@
 namespace blinkbert::kernels {
 using namespace dev;
 
-/// Bit j: element (row, column + j) of sequence b is kept, j = 0 .. Chunk. Chunks of 8 begin at a multiple of 8 in rows whose
-/// width is one, so that one call of the generator decides them all.
+/// Bit j: element (row, column + j) of sequence b is kept, j = 0 .. Chunk. Chunks of 8 begin at a multiple of 8 in rows
+/// whose width is one, so that one call of the generator decides them all.
 template <int Chunk>
-BB_DEVICE std::uint32_t kept_elements(const Dropout& dropout, int b, int row, int width, int column) {
+BB_DEVICE std::uint32_t kept_of_chunk(const Dropout& dropout, int b, int row, int width, int column) {
   static_assert(Chunk == 1 || Chunk == 8);
   const std::uint32_t flat =
       static_cast<std::uint32_t>(row) * static_cast<std::uint32_t>(width) + static_cast<std::uint32_t>(column);

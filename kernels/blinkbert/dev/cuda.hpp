@@ -8,6 +8,8 @@
 /// A kernel for at most `threads` threads a block, compiled so that `blocks` blocks fit on a multiprocessor.
 #define BB_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define BB_UNROLL _Pragma("unroll")
+#define BB_PRAGMA(text) _Pragma(#text)
+#define BB_UNROLL_BY(count) BB_PRAGMA(unroll(count))
 
 namespace blinkbert {
 
@@ -49,6 +51,11 @@ class SharedMemory {
   }
   int used_ = 0;
 };
+
+template <class T>
+using GlobalPlace = T*;
+template <class T>
+using SharedPlace = T*;
 
 template <class T, int Rank, class... Index>
 BB_DEVICE T* at(const View<T, Rank>& view, Index... index) {

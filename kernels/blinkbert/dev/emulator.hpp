@@ -17,6 +17,7 @@
 #define BB_DEVICE inline
 #define BB_KERNEL(threads, blocks) void
 #define BB_UNROLL
+#define BB_UNROLL_BY(count)
 
 namespace blinkbert::dev {
 
@@ -257,6 +258,8 @@ inline std::uint32_t pack(float low, float high) {
 // --- launching ---------------------------------------------------------------------------------------------------
 namespace emulator {
 
+inline constexpr int most_shared_bytes = 227 * 1024;  // of a block, as on sm_90
+
 /// What stands in for a device: its memory and the way kernels run on it.
 class Machine {
  public:
@@ -270,7 +273,6 @@ class Machine {
 
   template <auto Kernel, class... Arguments>
   void launch(LaunchShape shape, const Arguments&... arguments) {
-    constexpr int most_shared_bytes = 227 * 1024;  // sm_90
     BLINKBERT_EXPECTS(shape.threads > 0 && shape.threads % warp_size == 0 && shape.threads <= 1024, shape.threads);
     BLINKBERT_EXPECTS(shape.shared_bytes >= 0 && shape.shared_bytes <= most_shared_bytes, shape.shared_bytes);
     BLINKBERT_EXPECTS(std::int64_t{shape.blocks} * shape.threads < MemoryMap::most_threads, shape.blocks,
