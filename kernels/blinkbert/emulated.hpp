@@ -157,7 +157,11 @@ void run(Emulated<Real>& gpu, const LinearWeightGradient<Real>& op) {
 
 }  // namespace blinkbert
 
+#include <blinkbert/cuda/activation.cuh>
 #include <blinkbert/cuda/adamw.cuh>
+#include <blinkbert/cuda/batch_norm.cuh>
+#include <blinkbert/cuda/embed_rows.cuh>
+#include <blinkbert/cuda/gather_rows.cuh>
 #include <blinkbert/cuda/gathered_attention.cuh>
 #include <blinkbert/cuda/layer_norm.cuh>
 #include <blinkbert/cuda/masked_attention.cuh>
@@ -168,3 +172,4 @@ void run(Emulated<Real>& gpu, const LinearWeightGradient<Real>& op) {
 #include <blinkbert/cuda/row_masks.cuh>
 #include <blinkbert/cuda/score_loss.cuh>
 #include <blinkbert/cuda/sum_of_squares.cuh>
+#include <blinkbert/cuda/zero_padding.cuh>
