@@ -5,7 +5,7 @@
 #
 # A mutant is a line: op, file (from include/blinkbert/), sed expression, what it breaks. Its test is tests/ops/OP_test.cpp.
 # The script fails if a mutant survives, if a sed expression changes nothing, if a mutant does not compile, or if a test is
-# red without any fault. Prints a table "op, mutation, caught". Not part of CI: about 120 compilations.
+# red without any fault. Prints a table "op, mutation, caught". Not part of CI: about 140 compilations.
 set -u
 
 {  # one group: read to its end before anything runs, so that editing the file does not disturb a run
@@ -68,7 +68,8 @@ mutant layer_norm $cpu/row_norm.hpp 's#total\[e\] += row\[e\]#total[e] = row[e]#
 
 # --- residual_norm -----------------------------------------------------------------------------------------------------
 mutant residual_norm $cpu/residual_norm.hpp 's#z\[e\] = x\[e\] + cpu_detail::dropped(branch\[e\], factor\[e\])#z[e] = cpu_detail::dropped(x[e] + branch[e], factor[e])#' 'dropout of the sum instead of the branch'
-mutant residual_norm $cpu/residual_norm.hpp 's#factors.row(t / op.L, t % op.L)#factors.row(0, t)#' 'dropout counters without the sequence'
+mutant residual_norm $cpu/residual_norm.hpp 's#factors.row_of_batch(op.rows, t, op.L)#factors.row(0, t)#' 'dropout counters without the sequence'
+mutant residual_norm $cpu/residual_norm.hpp 's#factors.row_of_batch(op.rows, t, op.L)#factors.row_of_batch({}, t, op.L)#' 'dropout counters of the place instead of the row'
 mutant residual_norm $cpu/residual_norm.hpp 's#if (op.rstd) op.rstd(t) = statistics.rstd#if (op.rstd) op.rstd(t) = 1#' 'rstd not saved'
 mutant residual_norm $cpu/residual_norm.hpp 's#means) + dz\[e\]#means)#' 'backward without dz'
 mutant residual_norm $cpu/residual_norm.hpp 's#dbranch\[e\] = cpu_detail::dropped(dx\[e\], factor\[e\])#dbranch[e] = dx[e]#' 'dbranch without dropout'
@@ -77,19 +78,39 @@ mutant residual_norm $cpu/dropout_factors.hpp 's#if (b != b_ || row / rows_ != g
 mutant residual_norm $cpu/dropout_factors.hpp 's#return room_ + first % 8 + #return room_ + #' 'factors not moved to the first element of the row'
 
 # --- masked_attention --------------------------------------------------------------------------------------------------
-mutant masked_attention $cpu/masked_attention.hpp '0,/scale = 1 \/ std::sqrt(static_cast<Real>(D))/s##scale = 1 / static_cast<Real>(D)#' 'forward: scores scaled by 1/D'
-mutant masked_attention $cpu/masked_attention.hpp 's#weight = exponential(load<Real>(weights + s \* query_block) - largest)#weight = exponential(load<Real>(weights + s * query_block))#' 'softmax without the maximum taken off'
-mutant masked_attention $cpu/masked_attention.hpp 's#keys += static_cast<int>(visible(b, s / 32) >> (s % 32) \& 1u)#keys += 1#' 'hidden keys attended to'
-mutant masked_attention $cpu/masked_attention.hpp 's#length(lengths(b))#length(L)#' 'padded queries taken for real'
-mutant masked_attention $cpu/masked_attention.hpp 's#for (int l = head.queries(); l < head.L; ++l) std::fill_n(op.o#for (int l = head.queries() + 1; l < head.L; ++l) std::fill_n(op.o#' 'forward: the first padded row not zero'
-mutant masked_attention $cpu/masked_attention.hpp 's#for (int l = head.queries(); l < head.L; ++l) std::fill_n(dqkv#for (int l = head.queries() + 1; l < head.L; ++l) std::fill_n(dqkv#' 'backward: dq of the first padded row not zero'
-mutant masked_attention $cpu/masked_attention.hpp 's#\* (load<Real>(room.dweights + at) - delta)#* load<Real>(room.dweights + at)#' 'backward without delta'
-mutant masked_attention $cpu/masked_attention.hpp '/void attention_backward/,$ s#kept_weights = room.kept_weights;##' 'dv without dropout'
-mutant masked_attention $cpu/masked_attention.hpp 's#if (dropout.is_active()) {#if (false) {#' 'dP without dropout'
-mutant masked_attention $cpu/masked_attention.hpp 's#\[scale\](Pack<Real> dk) { return scale \* dk; }#[](Pack<Real> dk) { return dk; }#' 'dk without the scale'
-mutant masked_attention $cpu/masked_attention.hpp 's#std::fill_n(dvalue, D, Real(0))#;#' 'dv of hidden keys not written'
+mutant masked_attention $cpu/attention_head.hpp 's#return 1 / std::sqrt(static_cast<Real>(D))#return 1 / static_cast<Real>(D)#' 'scores scaled by 1/D'
+mutant masked_attention $cpu/attention_head.hpp 's#weight = exponential(load<Real>(weights + s \* query_block) - largest)#weight = exponential(load<Real>(weights + s * query_block))#' 'softmax without the maximum taken off'
+mutant masked_attention $cpu/attention_head.hpp 's#keys += static_cast<int>(visible(b, s / 32) >> (s % 32) \& 1u)#keys += 1#' 'hidden keys attended to'
+mutant masked_attention $cpu/attention_head.hpp 's#length(lengths(b))#length(L)#' 'padded queries taken for real'
+mutant masked_attention $cpu/masked_attention.hpp 's#for (int l = queries; l < head.L; ++l) std::fill_n(o(l)#for (int l = queries + 1; l < head.L; ++l) std::fill_n(o(l)#' 'forward: the first padded row not zero'
+mutant masked_attention $cpu/masked_attention.hpp 's#for (int l = queries; l < head.L; ++l) std::fill_n(dquery(l)#for (int l = queries + 1; l < head.L; ++l) std::fill_n(dquery(l)#' 'backward: dq of the first padded row not zero'
+mutant masked_attention $cpu/masked_attention.hpp 's#first / query_block, tile#0, tile#' 'every block with the dropout of the first'
+mutant masked_attention $cpu/masked_attention.hpp 's#head.rows(op.qkv, 1), head.rows(op.qkv, 2)#head.rows(op.qkv, 2), head.rows(op.qkv, 1)#' 'keys and values exchanged'
+mutant masked_attention $cpu/attention_head.hpp 's#\* (load<Real>(room.dweights + at) - delta)#* load<Real>(room.dweights + at)#' 'backward without delta'
+mutant masked_attention $cpu/attention_head.hpp '/void attend_backward/,$ s#= drop_weights(room, head, dropout)#= room.weights#' 'dv without dropout'
+mutant masked_attention $cpu/attention_head.hpp 's#if (dropout.is_active()) {#if (false) {#' 'dP without dropout'
+mutant masked_attention $cpu/attention_head.hpp 's#write_scaled(dkeys(l), room.dkeys + s \* room.width, head.D)#std::copy_n(room.dkeys + s * room.width, head.D, dkeys(l))#' 'dk without the scale'
+mutant masked_attention $cpu/attention_head.hpp 's#std::fill_n(dvalues(l), head.D, Real(0))#;#' 'dv of hidden keys not written'
 mutant masked_attention $cpu/dropout_factors.hpp 's#Real\* odd = even + 16;#Real* odd = even; even += 16;#' 'attention dropout: two halves exchanged'
 mutant masked_attention $cpu/dropout_factors.hpp 's#static_cast<std::uint32_t>(H) +#static_cast<std::uint32_t>(H + 1) +#' 'attention dropout: another number of heads in the counter'
+
+# --- gathered_attention ------------------------------------------------------------------------------------------------
+mutant gathered_attention $cpu/gathered_attention.hpp 's#room.tile\[s \* query_block + row % query_block\]#room.tile[s * query_block + i]#' 'dropout counters of the place instead of the row'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#query_tile = row / query_block#query_tile = 0#' 'every query with the dropout of the first 16 rows'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#if (query_tile != drawn) {#if (drawn < 0) {#' 'one tile of dropout for a block'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#key_tile \* query_block < head.length#key_tile < 1#' 'dropout of the first 16 keys only'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#op.rows(m) - head.b \* head.L#op.rows(m)#' 'row of the batch instead of the sequence'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#op.rows(m) < 0 || ##' 'a query that is no row attends'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#m < op.offsets(head.b + 1)#m < op.offsets(head.b + 1) - 1#' 'the last query of a sequence left out'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#m = op.offsets(head.b);#m = 0;#' 'queries of earlier sequences taken again'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#if (block.count() > 0) take(block)#;#' 'the last block left out'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#std::fill_n(o(m), D, Real(0))#;#' 'forward: places without a row not written'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#std::fill_n(dquery(m), D, Real(0))#;#' 'backward: places without a row not written'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#clear_key_gradients(room, head);##' 'sums of the head before not cleared'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#gradient, block, width, D, Real(1)#gradient, block, width, D, score_scale<Real>(D)#' 'dP scaled as the scores are'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#write_key_gradients(head.rows(op.dkv, 0), head.rows(op.dkv, 1)#write_key_gradients(head.rows(op.dkv, 1), head.rows(op.dkv, 0)#' 'dk and dv exchanged'
+mutant gathered_attention $cpu/gathered_attention.hpp 's#write_scaled(dquery(block.place(i))#write_scaled(dquery(block.place(0) + i)#' 'dq to consecutive places'
+mutant gathered_attention $cpu/attention_head.hpp 's#keys += static_cast<int>(visible(b, s / 32) >> (s % 32) \& 1u)#keys += 1#' 'hidden keys attended to'
 
 # --- embed_rows --------------------------------------------------------------------------------------------------------
 mutant embed_rows $cpu/embed_rows.hpp 's#prefix\[e\] + position\[e\]#prefix[e]#' 'prefix without the position'
@@ -106,14 +127,16 @@ mutant zero_padding $cpu/zero_padding.hpp 's#} else if (y != x) {#} else if (y =
 
 # --- gather_rows -------------------------------------------------------------------------------------------------------
 mutant gather_rows $cpu/gather_rows.hpp 's#std::fill_n(row, E, Real(0))#;#' 'rows of -1 not written'
-mutant gather_rows $cpu/gather_rows.hpp 's#copy_rows(cpu, op.y, op.x, op.rows)#copy_rows(cpu, op.y.rows(0, op.y.extent(0) - 1), op.x, op.rows)#' 'forward: the last row not gathered'
-mutant gather_rows $cpu/gather_rows.hpp 's#std::copy_n(\&from.data()\[std::int64_t{rows(r)} \* E\], E, row)#std::copy_n(\&from.data()[std::int64_t{rows(r)} * E], E - 1, row)#' 'the last column not copied'
+mutant gather_rows $cpu/gather_rows.hpp 's#copy_rows(cpu, op.y, op.x, op.rows, {})#copy_rows(cpu, op.y.rows(0, op.y.extent(0) - 1), op.x, op.rows, {})#' 'forward: the last row not gathered'
+mutant gather_rows $cpu/gather_rows.hpp 's#std::copy_n(source, E, row)#std::copy_n(source, E - 1, row)#' 'the last column not copied'
+mutant gather_rows $cpu/gather_rows.hpp 's#row\[e\] = before\[e\] + source\[e\]#row[e] = source[e]#' 'backward without the residual where a row was gathered'
+mutant gather_rows $cpu/gather_rows.hpp 's#std::copy_n(before, E, row)#;#' 'backward without the residual where none was'
 
 # --- activation --------------------------------------------------------------------------------------------------------
 mutant activation $cpu/activation.hpp 's#x\[f\] <= 0 ? Real(0) : x\[f\]#x[f]#' 'forward without ReLU'
 mutant activation $cpu/activation.hpp 's#dx\[f\] = x\[f\] > 0 ?#dx[f] = x[f] >= 0 ?#' 'slope 1 at 0'
 mutant activation $cpu/activation.hpp 's#x\[f\] > 0 ? cpu_detail::dropped(dy\[f\], factor\[f\])#x[f] > 0 ? dy[f]#' 'backward without dropout'
-mutant activation $cpu/activation.hpp 's#op.rows ? std::max(op.rows(r), 0) : r#r#' 'dropout counters of the place instead of the row'
+mutant activation $cpu/dropout_factors.hpp 's#rows ? std::max(rows(r), 0) : r#r#' 'dropout counters of the place instead of the row'
 mutant activation $cpu/dropout_factors.hpp 's#to\[2 \* w + 1\] = words\[w\]\[c\] >> 16#to[2 * w + 1] = words[3 - w][c] >> 16#' 'dropout: halves in another order'
 mutant activation $cpu/dropout_factors.hpp 's#words\[w\]\[c\] \& 0xffffu) >= threshold#words[w][c] \& 0xffffu) > threshold + 600#' 'drop probability a hundredth too large'
 
@@ -217,16 +240,16 @@ done
 wait
 
 failed=0
-printf '%-17s %-62s %s\n' op mutation caught
+printf '%-19s %-62s %s\n' op mutation caught
 for op in $ops; do
   verdict=$(cat "$work/results/original_$op")
-  printf '%-17s %-62s %s\n' "$op" "(none)" "$verdict"
+  printf '%-19s %-62s %s\n' "$op" "(none)" "$verdict"
   [ "$verdict" = green ] || failed=$((failed + 1))
   for i in "${!mutants[@]}"; do
     IFS=$'\t' read -r mutant_op file expression what <<< "${mutants[$i]}"
     [ "$mutant_op" = "$op" ] || continue
     verdict=$(cat "$work/results/$i")
-    printf '%-17s %-62s %s\n' "$op" "$what" "$verdict"
+    printf '%-19s %-62s %s\n' "$op" "$what" "$verdict"
     [ "$verdict" = caught ] || failed=$((failed + 1))
   done
 done

@@ -23,14 +23,16 @@ const Case cases[] = {{1, 1, 1, {}, 0},
                       {33, 33, 33, {}, 0},
                       {9, 64, 3, {}, .9},
                       {4, 300, 2, {5, 4, -1, 0}, .2},
+                      {60, 520, 7, {}, .02},
+                      {800, 64, 30, {}, .1},
                       {600, 65, 30, {}, .1}};
 
 template <class Real>
 struct Setup {
   std::vector<int> rows;  // as the oracle takes them
   oracle::DropoutCase dropout;
-  Tensors<Real> inputs;  // x
-  std::vector<Real> dy;
+  Tensors<Wide<Real>> inputs;  // x
+  std::vector<Wide<Real>> dy;
 
   explicit Setup(const Case& c)
       : rows(c.rows),
@@ -42,7 +44,7 @@ struct Setup {
     }
     // Rows of -1 may take any random bits: nothing positive there, so that the result does not depend on them.
     for (std::size_t r = 0; r < rows.size(); ++r) {
-      for (int f = 0; f < c.F && rows[r] < 0; ++f) inputs[0][r * c.F + f] = f % 2 == 0 ? Real(0) : Real(-1);
+      for (int f = 0; f < c.F && rows[r] < 0; ++f) inputs[0][r * c.F + f] = f % 2 == 0 ? Wide<Real>(0) : Wide<Real>(-1);
     }
     if (c.R * c.F > 3) inputs[0][3] = 0;
   }
@@ -61,7 +63,7 @@ TEMPLATE_LIST_TEST_CASE("activation forward", "[activation]", Backends) {
       INFO("R " << c.R << ", F " << c.F << ", L " << c.L << ", drop " << c.drop_probability << ", threads " << threads);
       Stage<TestType> stage(threads);
       ActivationForward<Real> op{.y = stage.template output<Real>(c.R, c.F),
-                                 .x = stage.input(setup.inputs[0], c.R, c.F),
+                                 .x = stage.input(narrowed<Real>(setup.inputs[0]), c.R, c.F),
                                  .rows = {},
                                  .dropout = library_dropout(setup.dropout),
                                  .L = c.L};
@@ -85,15 +87,15 @@ TEMPLATE_LIST_TEST_CASE("activation backward", "[activation]", Backends) {
       INFO("R " << c.R << ", F " << c.F << ", L " << c.L << ", drop " << c.drop_probability << ", threads " << threads);
       Stage<TestType> stage(threads);
       ActivationBackward<Real> op{.dx = stage.template output<Real>(c.R, c.F),
-                                  .dy = stage.input(setup.dy, c.R, c.F),
-                                  .x = stage.input(setup.inputs[0], c.R, c.F),
+                                  .dy = stage.input(narrowed<Real>(setup.dy), c.R, c.F),
+                                  .x = stage.input(narrowed<Real>(setup.inputs[0]), c.R, c.F),
                                   .rows = {},
                                   .dropout = library_dropout(setup.dropout),
                                   .L = c.L};
       if (!c.rows.empty()) op.rows = stage.input(c.rows, c.R);
       stage.run_twice(op);
       compare("dx", stage.values(op.dx), dx);
-      op.dx = stage.in_and_out(setup.dy, c.R, c.F);
+      op.dx = stage.in_and_out(narrowed<Real>(setup.dy), c.R, c.F);
       op.dy = op.dx;
       stage.run_twice(op);
       compare("dx", stage.values(op.dx), dx);

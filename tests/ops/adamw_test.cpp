@@ -19,14 +19,17 @@ struct Case {
   double gradient_scale;
   Memory working;
 };
-const Case cases[] = {{{1}, {.rate = 1e-3f, .weight_decay = .01f}, 1e-3, Memory::apart},
-                      {{7, 8, 9}, {.rate = 6.2e-4f, .weight_decay = .0095f}, 1, Memory::shared},
-                      {{15, 16, 17, 31, 33}, {.rate = 1e-2f, .weight_decay = .1f, .clip = .5f}, 3, Memory::apart},
-                      {{64, 5, 65, 127, 1, 2},
-                       {.rate = 1e-2f, .weight_decay = 0, .clip = 1000, .beta1 = .8f, .beta2 = .95f, .epsilon = 1e-3f},
-                       1,
-                       Memory::shared},
-                      {{30000, 300, 20000, 17000, 7}, {.rate = 1e-3f, .weight_decay = .05f}, .1, Memory::apart}};
+const Case cases[] = {
+    {{1}, {.rate = 1e-3f, .weight_decay = .01f}, 1e-3, Memory::apart},
+    {{128, 256, 127, 129, 130, 131, 126, 5, 513}, {.rate = 1e-2f, .weight_decay = .1f}, 1, Memory::apart},
+    {std::vector<int>(150, 3), {.rate = 1e-2f, .weight_decay = .1f}, 1, Memory::shared},
+    {{7, 8, 9}, {.rate = 6.2e-4f, .weight_decay = .0095f}, 1, Memory::shared},
+    {{15, 16, 17, 31, 33}, {.rate = 1e-2f, .weight_decay = .1f, .clip = .5f}, 3, Memory::apart},
+    {{64, 5, 65, 127, 1, 2},
+     {.rate = 1e-2f, .weight_decay = 0, .clip = 1000, .beta1 = .8f, .beta2 = .95f, .epsilon = 1e-3f},
+     1,
+     Memory::shared},
+    {{30000, 300, 20000, 17000, 7}, {.rate = 1e-3f, .weight_decay = .05f}, .1, Memory::apart}};
 
 /// Values and moments after some steps.
 template <class Number>
@@ -154,6 +157,31 @@ TEMPLATE_LIST_TEST_CASE("adamw steps", "[adamw]", Backends) {
         CHECK(working == converted<Real>(state.values));
       }
     }
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("adamw without segments changes nothing but the count of skipped steps", "[adamw]", Backends) {
+  using Real = typename TestType::Real;
+  using Number = Wide<Real>;
+  for (const double sum : {1.0, std::numeric_limits<double>::infinity()}) {
+    Stage<TestType> stage(1);
+    const std::vector<Number> block = random_values<Number>(130, 1);
+    const AdamW<Real> op{.values = stage.in_and_out(block, 130),
+                         .working = stage.in_and_out(converted<Real>(block), 130),
+                         .first_moment = stage.in_and_out(block, 130),
+                         .second_moment = stage.in_and_out(block, 130),
+                         .skipped = stage.in_and_out(std::vector<std::int64_t>{5}, 1),
+                         .gradients = stage.input(block, 130),
+                         .segments = stage.input(std::vector<Segment>(), 0),
+                         .sum_of_squares = stage.input(std::vector<double>{sum}, 1),
+                         .step = 7,
+                         .rate = 1e-3f};
+    stage.run_twice(op);
+    CHECK(stage.values(op.skipped)[0] == (std::isfinite(sum) ? 5 : 6));
+    CHECK(stage.values(op.values) == block);
+    CHECK(stage.values(op.working) == converted<Real>(block));
+    CHECK(stage.values(op.first_moment) == block);
+    CHECK(stage.values(op.second_moment) == block);
   }
 }
 

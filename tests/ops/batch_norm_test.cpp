@@ -28,19 +28,22 @@ const Case cases[] = {{{}, 1, 1, 1},
                       {{30, 31}, 62, 31, 1},
                       {{}, 65, 1, 64},
                       {{20, 30}, 60, 30, 5, 1e4},
+                      {{17, 0, 20}, 60, 20, 40, -30},
+                      {{5, 0, 9}, 30, 10, 520},
+                      {std::vector<int>(65, 27), 1950, 30, 64},
                       {std::vector<int>(70, 23), 2100, 30, 65}};  // enough work for several threads
 
 template <class Real>
 struct Setup {
   std::vector<int> real;
-  Tensors<Real> inputs;  // x, gamma, beta, running mean, running variance
-  std::vector<Real> dy;
+  Tensors<Wide<Real>> inputs;  // x, gamma, beta, running mean, running variance
+  std::vector<Wide<Real>> dy;
 
   explicit Setup(const Case& c)
       : real(c.lengths.empty() ? std::vector<int>(c.R, 1) : real_rows(c.lengths, c.L)),
-        inputs{random_values<Real>(c.R * c.F, 1, 1.7320508, c.middle), random_values<Real>(c.F, 2, 1, .5),
-               random_values<Real>(c.F, 3), random_values<Real>(c.F, 4, 1, c.middle),
-               random_values<Real>(c.F, 5, .5, 1)},
+        inputs{random_values<Real>(c.R * c.F, 1, 1.7320508, c.middle), random_values<Wide<Real>>(c.F, 2, 1, .5),
+               random_values<Wide<Real>>(c.F, 3), random_values<Wide<Real>>(c.F, 4, 1, c.middle),
+               random_values<Wide<Real>>(c.F, 5, .5, 1)},
         dy(random_values<Real>(c.R * c.F, 6)) {}
 
   auto function(const Case& c, oracle::Statistics statistics) const {
@@ -65,13 +68,14 @@ TEMPLATE_LIST_TEST_CASE("batch norm forward", "[batch_norm]", Backends) {
     const Setup<Real> setup(c);
     for (const Kind& kind : kinds) {
       const auto norm = setup.function(c, kind.oracle);
-      const Expected<Real> y = expect_values<Real>([&](const auto&x) { return norm(x).y; }, setup.inputs),
-                           mean = expect_values<Real>([&](const auto&x) { return norm(x).mean; }, setup.inputs),
-                           rstd = expect_values<Real>([&](const auto&x) { return norm(x).rstd; }, setup.inputs),
-                           running_mean =
-                               expect_values<Real>([&](const auto&x) { return norm(x).running_mean; }, setup.inputs),
-                           running_variance = expect_values<Real>(
-                               [&](const auto&x) { return norm(x).running_variance; }, setup.inputs);
+      const Expected<Real> y = expect_values<Real>([&](const auto& x) { return norm(x).y; }, setup.inputs);
+      const auto expect_wide = [&](const auto& statistic) {
+        return expect_values<Real, Wide<Real>>([&](const auto& x) { return statistic(norm(x)); }, setup.inputs);
+      };
+      const Expected<Wide<Real>> mean = expect_wide([](const auto&all) { return all.mean; }),
+                                 rstd = expect_wide([](const auto&all) { return all.rstd; }),
+                                 running_mean = expect_wide([](const auto&all) { return all.running_mean; }),
+                                 running_variance = expect_wide([](const auto&all) { return all.running_variance; });
       for (const int threads : thread_counts<TestType>()) {
         INFO("R " << c.R << ", L " << c.L << ", F " << c.F << ", statistics " << kind.name << ", threads " << threads);
         Stage<TestType> stage(threads);
@@ -80,7 +84,7 @@ TEMPLATE_LIST_TEST_CASE("batch norm forward", "[batch_norm]", Backends) {
                                   .rstd = stage.template output<Wide<Real>>(c.F),
                                   .running_mean = stage.in_and_out(setup.inputs[3], c.F),
                                   .running_variance = stage.in_and_out(setup.inputs[4], c.F),
-                                  .x = stage.input(poisoned(setup.inputs[0], setup.real), c.R, c.F),
+                                  .x = stage.input(narrowed<Real>(poisoned(setup.inputs[0], setup.real)), c.R, c.F),
                                   .gamma = stage.input(setup.inputs[1], c.F),
                                   .beta = stage.input(setup.inputs[2], c.F),
                                   .lengths = {},
@@ -107,7 +111,7 @@ TEMPLATE_LIST_TEST_CASE("batch norm forward", "[batch_norm]", Backends) {
 /// dgamma = sum dy (x - mean) rstd: the largest |sum dy mean rstd|, which is what the rounding of the saved mean scales.
 template <class Real>
 Exact<Real> largest_mean_term(const std::vector<Exact<Real>>& mean, const std::vector<Exact<Real>>& rstd,
-                              const std::vector<Real>& dy) {
+                              const std::vector<Wide<Real>>& dy) {
   Exact<Real> largest = 0;
   for (std::size_t f = 0; f < mean.size(); ++f) {
     Exact<Real> sum = 0;
@@ -123,7 +127,7 @@ TEMPLATE_LIST_TEST_CASE("batch norm backward", "[batch_norm]", Backends) {
   for (const Case& c : cases) {
     const Setup<Real> setup(c);
     const std::size_t most = c.R * c.F > 5000 ? 10 : 150;
-    const std::vector<Real> weights = zeroed(setup.dy, setup.real);
+    const std::vector<Wide<Real>> weights = zeroed(setup.dy, setup.real);
     const std::vector<Wide<Real>> gamma_start = random_values<Wide<Real>>(c.F, 7),
                                   beta_start = random_values<Wide<Real>>(c.F, 8);
     for (const Kind& kind : kinds) {
@@ -131,20 +135,21 @@ TEMPLATE_LIST_TEST_CASE("batch norm backward", "[batch_norm]", Backends) {
       const auto output = [&](const auto& x) { return norm(x).y; };
       const auto saved = norm(converted<Exact<Real>>(setup.inputs));
       const Expected<Real> dx = with_largest_term(expect_gradient<Real>(output, setup.inputs, 0, weights, {}, most),
-                                                  largest_norm_term<Real>(saved.rstd, setup.inputs[1], weights)),
-                           dgamma = with_largest_term(
-                               expect_gradient<Real>(output, setup.inputs, 1, weights, gamma_start, most),
-                               largest_mean_term<Real>(saved.mean, saved.rstd, weights)),
-                           dbeta = expect_gradient<Real>(output, setup.inputs, 2, weights, beta_start, most);
+                                                  largest_norm_term<Real>(saved.rstd, setup.inputs[1], weights));
+      const Expected<Wide<Real>> dgamma = with_largest_term(expect_gradient<Real, Wide<Real>>(
+                                                                output, setup.inputs, 1, weights, gamma_start, most),
+                                                            largest_mean_term<Real>(saved.mean, saved.rstd, weights)),
+                                 dbeta = expect_gradient<Real, Wide<Real>>(output, setup.inputs, 2, weights, beta_start,
+                                                                           most);
       for (const int threads : thread_counts<TestType>()) {
         INFO("R " << c.R << ", L " << c.L << ", F " << c.F << ", statistics " << kind.name << ", threads " << threads);
         Stage<TestType> stage(threads);
-        const std::vector<Real> dy = poisoned(setup.dy, setup.real);
+        const std::vector<Real> dy = narrowed<Real>(poisoned(setup.dy, setup.real));
         BatchNormBackward<Real> op{.dx = stage.template output<Real>(c.R, c.F),
                                    .dgamma = stage.sum(gamma_start, c.F),
                                    .dbeta = stage.sum(beta_start, c.F),
                                    .dy = stage.input(dy, c.R, c.F),
-                                   .x = stage.input(poisoned(setup.inputs[0], setup.real), c.R, c.F),
+                                   .x = stage.input(narrowed<Real>(poisoned(setup.inputs[0], setup.real)), c.R, c.F),
                                    .mean = stage.input(converted<Wide<Real>>(saved.mean), c.F),
                                    .rstd = stage.input(converted<Wide<Real>>(saved.rstd), c.F),
                                    .gamma = stage.input(setup.inputs[1], c.F),

@@ -191,7 +191,7 @@ class Comparison {
   ~Comparison() {
     for (const auto& [tensor, worst] : worst_) {
       std::ostringstream line;
-      line << std::left << std::setw(18) << op_ << std::setw(12) << backend_ << std::setw(17) << tensor << std::right
+      line << std::left << std::setw(20) << op_ << std::setw(12) << backend_ << std::setw(17) << tensor << std::right
            << "worst error " << std::scientific << std::setprecision(2) << worst.error << ", " << std::fixed
            << std::setw(4) << std::setprecision(0) << 100 * worst.share << " % of the tolerance, " << worst.tensors
            << " tensors\n";

@@ -11,6 +11,11 @@ struct Case {
   int L, N, K, E;
   int positions;  // rows of the position table
 };
+std::vector<int> repeated(const std::vector<int>& lengths, int times) {
+  std::vector<int> all;
+  for (int i = 0; i < times; ++i) all = joined(std::move(all), lengths);
+  return all;
+}
 const Case cases[] = {{{1}, 1, 1, 0, 1, 1},
                       {{3, 0}, 4, 0, 5, 5, 4},
                       {{7, 5}, 7, 9, 0, 8, 9},
@@ -23,13 +28,17 @@ const Case cases[] = {{{1}, 1, 1, 0, 1, 1},
                       {{20}, 20, 33, 0, 31, 64},
                       {{5, 4}, 5, 17, 17, 65, 5},
                       {{30, 11, 30, 30, 7, 30}, 30, 18, 18, 64, 30},
+                      {{2, 0, 3, 1, 3, 3, 3, 2, 3}, 3, 18, 0, 520, 3},
+                      {{3, 1}, 4, 64, 5, 128, 4},
+                      {{2, 1}, 2, 30, 3, 520, 2},
+                      {repeated({2, 1, 2, 0}, 75), 2, 9, 8, 24, 2},
                       {std::vector<int>(60, 26), 30, 9, 0, 64, 30}};  // enough work for several threads
 
 template <class Real>
 struct Setup {
   int B, T, outs;
   std::vector<int> real;
-  Tensors<Real> inputs;  // x, prefix, weight, bias, position
+  Tensors<Wide<Real>> inputs;  // x, prefix, weight, bias, position
 
   explicit Setup(const Case& c)
       : B(static_cast<int>(c.lengths.size())),
@@ -37,7 +46,7 @@ struct Setup {
         outs(c.E - c.K),
         real(real_rows(c.lengths, c.L)),
         inputs{random_values<Real>(T * c.N, 1), random_values<Real>(T * c.K, 2), random_values<Real>(outs * c.N, 3),
-               random_values<Real>(outs, 4), random_values<Real>(c.positions * c.E, 5)} {}
+               random_values<Real>(outs, 4), random_values<Wide<Real>>(c.positions * c.E, 5)} {}
 };
 
 std::string described(const Case& c, int threads) {
@@ -66,11 +75,11 @@ TEMPLATE_LIST_TEST_CASE("embed rows forward", "[embed_rows]", Backends) {
                                 .lengths = stage.input(c.lengths, setup.B),
                                 .L = c.L};
       if (c.N > 0) {
-        op.x = stage.input(poisoned(setup.inputs[0], setup.real), T, c.N);
-        op.weight = stage.input(setup.inputs[2], setup.outs, c.N);
-        op.bias = stage.input(setup.inputs[3], setup.outs);
+        op.x = stage.input(narrowed<Real>(poisoned(setup.inputs[0], setup.real)), T, c.N);
+        op.weight = stage.input(narrowed<Real>(setup.inputs[2]), setup.outs, c.N);
+        op.bias = stage.input(narrowed<Real>(setup.inputs[3]), setup.outs);
       }
-      if (c.K > 0) op.prefix = stage.input(poisoned(setup.inputs[1], setup.real), T, c.K);
+      if (c.K > 0) op.prefix = stage.input(narrowed<Real>(poisoned(setup.inputs[1], setup.real)), T, c.K);
       stage.run_twice(op);
       compare("y", stage.values(op.y), y);
     }
@@ -84,8 +93,8 @@ TEMPLATE_LIST_TEST_CASE("embed rows backward", "[embed_rows]", Backends) {
     const Setup<Real> setup(c);
     const int T = setup.T;
     const std::size_t most = T * c.E * c.N > 500000 ? 10 : T * c.E * c.N > 50000 ? 30 : 150;
-    const std::vector<Real> dy = random_values<Real>(T * c.E, 6);
-    const std::vector<Real> weights = zeroed(dy, setup.real);
+    const std::vector<Wide<Real>> dy = random_values<Real>(T * c.E, 6);
+    const std::vector<Wide<Real>> weights = zeroed(dy, setup.real);
     const std::vector<Wide<Real>> weight_start = random_values<Wide<Real>>(setup.outs * c.N, 7),
                                   bias_start = random_values<Wide<Real>>(setup.outs, 8),
                                   position_start = random_values<Wide<Real>>(c.positions * c.E, 9);
@@ -93,10 +102,12 @@ TEMPLATE_LIST_TEST_CASE("embed rows backward", "[embed_rows]", Backends) {
       return oracle::embed_rows(x[0], x[1], x[2], x[3], x[4], c.lengths, c.L, c.N, c.K, c.E);
     };
     const Expected<Real> dx = expect_gradient<Real>(embed, setup.inputs, 0, weights, {}, most),
-                         dprefix = expect_gradient<Real>(embed, setup.inputs, 1, weights, {}, most),
-                         dweight = expect_gradient<Real>(embed, setup.inputs, 2, weights, weight_start, most),
-                         dbias = expect_gradient<Real>(embed, setup.inputs, 3, weights, bias_start, most),
-                         dposition = expect_gradient<Real>(embed, setup.inputs, 4, weights, position_start, most);
+                         dprefix = expect_gradient<Real>(embed, setup.inputs, 1, weights, {}, most);
+    const auto expect_wide = [&](std::size_t with_respect_to, const std::vector<Wide<Real>>& start) {
+      return expect_gradient<Real, Wide<Real>>(embed, setup.inputs, with_respect_to, weights, start, most);
+    };
+    const Expected<Wide<Real>> dweight = expect_wide(2, weight_start), dbias = expect_wide(3, bias_start),
+                               dposition = expect_wide(4, position_start);
     for (const int threads : thread_counts<TestType>()) {
       INFO(described(c, threads));
       Stage<TestType> stage(threads);
@@ -105,7 +116,7 @@ TEMPLATE_LIST_TEST_CASE("embed rows backward", "[embed_rows]", Backends) {
                                  .dweight = {},
                                  .dbias = {},
                                  .dposition = stage.sum(position_start, c.positions, c.E),
-                                 .dy = stage.input(poisoned(dy, setup.real), T, c.E),
+                                 .dy = stage.input(narrowed<Real>(poisoned(dy, setup.real)), T, c.E),
                                  .x = {},
                                  .weight = {},
                                  .lengths = stage.input(c.lengths, setup.B),
@@ -116,8 +127,8 @@ TEMPLATE_LIST_TEST_CASE("embed rows backward", "[embed_rows]", Backends) {
         op.dx = stage.template output<Real>(T, c.N);
         op.dweight = stage.sum(weight_start, setup.outs, c.N);
         op.dbias = stage.sum(bias_start, setup.outs);
-        op.x = stage.input(poisoned(setup.inputs[0], setup.real), T, c.N);
-        op.weight = stage.input(setup.inputs[2], setup.outs, c.N);
+        op.x = stage.input(narrowed<Real>(poisoned(setup.inputs[0], setup.real)), T, c.N);
+        op.weight = stage.input(narrowed<Real>(setup.inputs[2]), setup.outs, c.N);
       }
       const auto check = [&] {
         stage.run_twice(op);

@@ -53,8 +53,8 @@ TEMPLATE_LIST_TEST_CASE("linear forward", "[linear]", Backends) {
   for (const auto [T, in, out] : sizes) {
     // A scale of 40 drives GELU into both of its tails.
     for (const double scale : {1.0, 40.0}) {
-      const Tensors<Real> inputs{random_values<Real>(T * in, 1, scale), random_values<Real>(out * in, 2),
-                                 random_values<Real>(out, 3)};
+      const Tensors<Wide<Real>> inputs{random_values<Real>(T * in, 1, scale), random_values<Real>(out * in, 2),
+                                       random_values<Real>(out, 3)};
       const auto linear = [&, T = T, in = in, out = out](const auto& x) {
         return oracle::linear(x[0], x[1], x[2], T, in, out);
       };
@@ -65,9 +65,9 @@ TEMPLATE_LIST_TEST_CASE("linear forward", "[linear]", Backends) {
         Stage<TestType> stage(threads);
         LinearForward<Real> op{.y = stage.template output<Real>(T, out),
                                .pre_activation = {},
-                               .x = stage.input(inputs[0], T, in),
-                               .weight = stage.input(inputs[1], out, in),
-                               .bias = stage.input(inputs[2], out)};
+                               .x = stage.input(narrowed<Real>(inputs[0]), T, in),
+                               .weight = stage.input(narrowed<Real>(inputs[1]), out, in),
+                               .bias = stage.input(narrowed<Real>(inputs[2]), out)};
         stage.run_twice(op);
         compare("y", stage.values(op.y), h);
         op.activation = Activation::gelu;
@@ -85,11 +85,11 @@ TEMPLATE_LIST_TEST_CASE("linear forward", "[linear]", Backends) {
 /// gelu'(h) holds the product of h/2 u' with 1 - tanh^2 u, a difference of numbers near 1: the largest |dx h/2 u'| where
 /// that difference is not 0 in this precision.
 template <class Real>
-Exact<Real> largest_gelu_term(const std::vector<Exact<Real>>& dx, const std::vector<Real>& h) {
+Exact<Real> largest_gelu_term(const std::vector<Exact<Real>>& dx, const std::vector<Wide<Real>>& h) {
   Exact<Real> largest = 0;
   for (std::size_t i = 0; i < h.size(); ++i) {
     const double x = static_cast<double>(h[i]), u = .7978845608 * (x + .044715 * x * x * x);
-    if (1 - std::abs(std::tanh(u)) < static_cast<double>(std::numeric_limits<Real>::epsilon())) continue;
+    if (1 - std::abs(std::tanh(u)) < static_cast<double>(std::numeric_limits<Wide<Real>>::epsilon())) continue;
     const double slope_of_u = .7978845608 * (1 + 3 * .044715 * x * x);
     largest = std::max(largest, std::abs(dx[i] * static_cast<Exact<Real>>(x / 2 * slope_of_u)));
   }
@@ -101,14 +101,14 @@ TEMPLATE_LIST_TEST_CASE("linear input gradient", "[linear]", Backends) {
   Comparison compare("linear", BackendName<TestType>::value);
   for (const Sizes& size : sizes) {
     const int T = size.T, in = size.in, out = size.out;
-    const Tensors<Real> inputs{random_values<Real>(T * in, 1, 4), random_values<Real>(out * in, 2),
-                               std::vector<Real>(static_cast<std::size_t>(out))};
-    const std::vector<Real> dy = random_values<Real>(T * out, 4), residual = random_values<Real>(T * in, 5);
+    const Tensors<Wide<Real>> inputs{random_values<Real>(T * in, 1, 4), random_values<Real>(out * in, 2),
+                                     std::vector<Wide<Real>>(static_cast<std::size_t>(out))};
+    const std::vector<Wide<Real>> dy = random_values<Real>(T * out, 4), residual = random_values<Real>(T * in, 5);
     // dy W, every element.
-    const Tensors<Real> factors{dy, inputs[1], inputs[0], residual};
+    const Tensors<Wide<Real>> factors{dy, inputs[1], inputs[0], residual};
     const auto dy_weight = [&](const auto& x) { return product(x[0], x[1], T, out, in); };
     const Expected<Real> dx = expect_values<Real>(dy_weight, factors);
-    const Exact<Real> term = largest_gelu_term(dx.values, inputs[0]);
+    const Exact<Real> term = largest_gelu_term<Real>(dx.values, inputs[0]);
     const Expected<Real> dh = with_largest_term(
         expect_values<Real>([&](const auto& x) { return times_gelu_slope(dy_weight(x), x[2]); }, factors), term);
     const Expected<Real> sum = expect_values<Real>([&](const auto& x) { return sum_of(dy_weight(x), x[3]); }, factors);
@@ -123,22 +123,22 @@ TEMPLATE_LIST_TEST_CASE("linear input gradient", "[linear]", Backends) {
       INFO("T " << T << ", in " << in << ", out " << out << ", threads " << threads);
       Stage<TestType> stage(threads);
       LinearInputGradient<Real> op{.dx = stage.template output<Real>(T, in),
-                                   .dy = stage.input(dy, T, out),
-                                   .weight = stage.input(inputs[1], out, in),
+                                   .dy = stage.input(narrowed<Real>(dy), T, out),
+                                   .weight = stage.input(narrowed<Real>(inputs[1]), out, in),
                                    .pre_activation = {},
                                    .residual = {}};
       stage.run_twice(op);
       compare("dx", stage.values(op.dx), dx);
       compare("dx by duals", stage.values(op.dx), dx_by_duals);
-      op.pre_activation = stage.input(inputs[0], T, in);
+      op.pre_activation = stage.input(narrowed<Real>(inputs[0]), T, in);
       stage.run_twice(op);
       compare("dh", stage.values(op.dx), dh);
       compare("dh by duals", stage.values(op.dx), dh_by_duals);
       op.pre_activation = {};
-      op.residual = stage.input(residual, T, in);
+      op.residual = stage.input(narrowed<Real>(residual), T, in);
       stage.run_twice(op);
       compare("dx + residual", stage.values(op.dx), sum);
-      op.dx = stage.in_and_out(residual, T, in);
+      op.dx = stage.in_and_out(narrowed<Real>(residual), T, in);
       op.residual = op.dx;
       stage.run_twice(op);
       compare("dx + residual", stage.values(op.dx), sum);
@@ -151,27 +151,28 @@ TEMPLATE_LIST_TEST_CASE("linear weight gradient", "[linear]", Backends) {
   Comparison compare("linear", BackendName<TestType>::value);
   for (const Sizes& size : sizes) {
     const int T = size.T, in = size.in, out = size.out;
-    const Tensors<Real> inputs{random_values<Real>(T * in, 1), random_values<Real>(out * in, 2),
-                               random_values<Real>(out, 3)};
-    const std::vector<Real> dy = random_values<Real>(T * out, 4);
+    const Tensors<Wide<Real>> inputs{random_values<Real>(T * in, 1), random_values<Real>(out * in, 2),
+                                     random_values<Real>(out, 3)};
+    const std::vector<Wide<Real>> dy = random_values<Real>(T * out, 4);
     const std::vector<Wide<Real>> weight_start = random_values<Wide<Real>>(out * in, 5),
                                   bias_start = random_values<Wide<Real>>(out, 6);
     // dy^T x, every element.
-    const Expected<Real> dweight = expect_values<Real>(
+    const Expected<Wide<Real>> dweight = expect_values<Real, Wide<Real>>(
         [&](const auto& x) { return sum_of(product(transposed(x[0], T, out), x[1], out, T, in), x[2]); },
         {dy, inputs[0], weight_start});
     // The same from the forward function, some elements.
     const auto linear = [&](const auto& x) { return oracle::linear(x[0], x[1], x[2], T, in, out); };
     const std::size_t most = is_small(size) ? 100 : 0;
-    const Expected<Real> by_duals = expect_gradient<Real>(linear, inputs, 1, dy, weight_start, most);
-    const Expected<Real> dbias = expect_gradient<Real>(linear, inputs, 2, dy, bias_start, is_small(size) ? 100 : 3);
+    const Expected<Wide<Real>> by_duals = expect_gradient<Real, Wide<Real>>(linear, inputs, 1, dy, weight_start, most);
+    const Expected<Wide<Real>> dbias =
+        expect_gradient<Real, Wide<Real>>(linear, inputs, 2, dy, bias_start, is_small(size) ? 100 : 3);
     for (const int threads : thread_counts<TestType>()) {
       INFO("T " << T << ", in " << in << ", out " << out << ", threads " << threads);
       Stage<TestType> stage(threads);
       const LinearWeightGradient<Real> op{.dweight = stage.sum(weight_start, out, in),
                                           .dbias = stage.sum(bias_start, out),
-                                          .dy = stage.input(dy, T, out),
-                                          .x = stage.input(inputs[0], T, in)};
+                                          .dy = stage.input(narrowed<Real>(dy), T, out),
+                                          .x = stage.input(narrowed<Real>(inputs[0]), T, in)};
       stage.run_twice(op);
       compare("dweight", stage.values(op.dweight), dweight);
       compare("dweight by duals", stage.values(op.dweight), by_duals);
@@ -204,11 +205,10 @@ TEMPLATE_LIST_TEST_CASE("linear refuses wrong shapes", "[linear]", Backends) {
     o.residual = matrix(4, 2);
   });
   using WeightGradient = LinearWeightGradient<Real>;
-  const WeightGradient weight{.dweight = Acc{matrix(3, 2)},
-                              .dbias = Acc{stage.template output<Real>(3)},
-                              .dy = matrix(4, 3),
-                              .x = matrix(4, 2)};
-  check_rejects(stage.device, weight, "dweight transposed", [&](WeightGradient& o) { o.dweight = Acc{matrix(2, 3)}; });
+  const auto wide = [&](int rows, int columns) { return Acc{stage.template output<Wide<Real>>(rows, columns)}; };
+  const WeightGradient weight{
+      .dweight = wide(3, 2), .dbias = Acc{stage.template output<Wide<Real>>(3)}, .dy = matrix(4, 3), .x = matrix(4, 2)};
+  check_rejects(stage.device, weight, "dweight transposed", [&](WeightGradient& o) { o.dweight = wide(2, 3); });
   check_rejects(stage.device, weight, "fewer rows of dy", [&](WeightGradient& o) { o.dy = matrix(3, 3); });
 }
 

@@ -37,7 +37,12 @@ const Case cases[] = {{1, 1, HeadRows::all, {0}},
                       {65, 3, HeadRows::all, some_rows(65)},
                       {33, 33, HeadRows::masked, some_rows(33)},
                       {400, 64, HeadRows::all, some_rows(400)},
-                      {900, 65, HeadRows::masked, some_rows(900)}};
+                      {900, 65, HeadRows::masked, some_rows(900)},
+                      {2000, 18, HeadRows::all, some_rows(2000)},
+                      {20, 255, HeadRows::all, some_rows(20)},
+                      {20, 256, HeadRows::masked, some_rows(20)},
+                      {21, 257, HeadRows::masked, some_rows(21)},
+                      {7, 600, HeadRows::all, some_rows(7)}};
 constexpr double delta = .75, scale = .125;
 
 template <class Real>
@@ -46,10 +51,10 @@ struct Setup {
   std::vector<int> selected;    // as the op takes it
   std::vector<int> target_row;  // [R]  row of target, or -1
   std::vector<int> counts, is_target;
-  Tensors<Real> inputs;  // prediction, target
-  std::vector<Real> weights;
+  Tensors<Wide<Real>> inputs;  // prediction, target
+  std::vector<Wide<Real>> weights;
 
-  explicit Setup(const Case& c) : is_target(c.T, 0), weights(random_values<Real>(c.N, 3, 1, 1.5)) {
+  explicit Setup(const Case& c) : is_target(c.T, 0), weights(random_values<Wide<Real>>(c.N, 3, 1, 1.5)) {
     R = c.rows == HeadRows::all ? c.T : static_cast<int>(c.chosen.size());
     target_row.assign(R, -1);
     selected.assign(R, -1);
@@ -62,13 +67,13 @@ struct Setup {
       is_target[t] = 1;
     }
     for (const int t : target_row) counts.push_back(t >= 0 ? 1 : 0);
-    inputs = {random_values<Real>(R * c.N, 1), random_values<Real>(c.T * c.N, 2)};
+    inputs = {random_values<Real>(R * c.N, 1), random_values<Wide<Real>>(c.T * c.N, 2)};
     // Exactly equal once, exactly delta apart twice: the kinks of |e| and of Huber's loss.
     for (int n = 0; n < c.N && n < 3; ++n) {
       for (int r = 0; r < R; ++r) {
         if (target_row[r] < 0) continue;
-        inputs[1][target_row[r] * c.N + n] = Real(.25);
-        inputs[0][r * c.N + n] = static_cast<Real>(.25 + delta * (n - 1));
+        inputs[1][target_row[r] * c.N + n] = Wide<Real>(.25);
+        inputs[0][r * c.N + n] = static_cast<Wide<Real>>(.25 + delta * (n - 1));
         break;
       }
     }
@@ -81,8 +86,8 @@ TEMPLATE_LIST_TEST_CASE("masked loss", "[masked_loss]", Backends) {
   for (const Case& c : cases) {
     const Setup<Real> setup(c);
     const std::vector<Wide<Real>> start = random_values<Wide<Real>>(c.N, 4);
-    std::vector<Real> scaled_weights;
-    for (const Real weight : setup.weights) scaled_weights.push_back(static_cast<Real>(scale) * weight);
+    std::vector<Wide<Real>> scaled_weights;
+    for (const Wide<Real> weight : setup.weights) scaled_weights.push_back(static_cast<Wide<Real>>(scale) * weight);
     for (const Kind& kind : kinds) {
       const auto loss = [&](const auto& x) {
         return oracle::masked_loss(x[0], x[1], setup.target_row, c.N, kind.oracle, delta);
@@ -92,23 +97,24 @@ TEMPLATE_LIST_TEST_CASE("masked loss", "[masked_loss]", Backends) {
         for (int n = 0; n < c.N; ++n) sums[n] += start[n];
         return sums;
       };
-      const Expected<Real> sums = expect_values<Real>(from_start, setup.inputs);
+      const Expected<Wide<Real>> sums = expect_values<Real, Wide<Real>>(from_start, setup.inputs);
       const Expected<Real> dprediction =
           expect_gradient<Real>(loss, setup.inputs, 0, scaled_weights, {}, c.T > 100 ? 20 : 300);
       for (const int threads : thread_counts<TestType>()) {
         INFO("T " << c.T << ", N " << c.N << ", rows " << (c.rows == HeadRows::all ? "all" : "masked") << ", loss "
                   << kind.name << ", threads " << threads);
         Stage<TestType> stage(threads);
-        MaskedLoss<Real> op{.dprediction = stage.template output<Real>(setup.R, c.N),
-                            .sums = stage.sum(start, c.N),
-                            .prediction = stage.input(poisoned(setup.inputs[0], setup.counts), setup.R, c.N),
-                            .target = stage.input(poisoned(setup.inputs[1], setup.is_target), c.T, c.N),
-                            .selected = stage.input(setup.selected, setup.R),
-                            .weights = stage.input(setup.weights, c.N),
-                            .rows = c.rows,
-                            .kind = kind.library,
-                            .delta = static_cast<Wide<Real>>(delta),
-                            .scale = static_cast<Wide<Real>>(scale)};
+        MaskedLoss<Real> op{
+            .dprediction = stage.template output<Real>(setup.R, c.N),
+            .sums = stage.sum(start, c.N),
+            .prediction = stage.input(narrowed<Real>(poisoned(setup.inputs[0], setup.counts)), setup.R, c.N),
+            .target = stage.input(poisoned(setup.inputs[1], setup.is_target), c.T, c.N),
+            .selected = stage.input(setup.selected, setup.R),
+            .weights = stage.input(setup.weights, c.N),
+            .rows = c.rows,
+            .kind = kind.library,
+            .delta = static_cast<Wide<Real>>(delta),
+            .scale = static_cast<Wide<Real>>(scale)};
         stage.run_twice(op);
         compare("sums", stage.values(op.sums), sums);
         compare("dprediction", stage.values(op.dprediction), dprediction);

@@ -9,7 +9,11 @@
 
 namespace blinkbert::test {
 
-/// Segments of these sizes, each starting at a multiple of 16 elements; first_trainable, skips_before and decays are
+inline std::int64_t aligned(std::int64_t end) {
+  return (end + segment_alignment - 1) / segment_alignment * segment_alignment;
+}
+
+/// Segments of these sizes, aligned as the contract says; first_trainable, skips_before and decays are
 /// taken in turn from what follows, so that decaying, trained late and frozen ones stand side by side.
 inline std::vector<Segment> segments_of(const std::vector<int>& sizes) {
   const std::int64_t first_trainable[] = {0, never_trains, 0, 4, 0}, skips_before[] = {0, 0, 0, 1, 0};
@@ -22,14 +26,12 @@ inline std::vector<Segment> segments_of(const std::vector<int>& sizes) {
                         .skips_before = skips_before[i % 5],
                         .group = static_cast<int>(i),
                         .decays = i % 2 == 0});
-    begin = (segments.back().end + 15) / 16 * 16;
+    begin = aligned(segments.back().end);
   }
   return segments;
 }
 
-inline int block_size(const std::vector<Segment>& segments) {
-  return static_cast<int>((segments.back().end + 15) / 16 * 16);
-}
+inline int block_size(const std::vector<Segment>& segments) { return static_cast<int>(aligned(segments.back().end)); }
 
 /// 1 for each element of a segment that `takes` accepts, 0 for others and for the gaps.
 template <class Takes>

@@ -7,8 +7,13 @@ namespace blinkbert::test {
 namespace {
 
 // The second segment of five is frozen for good, the fourth trains from step 4.
-const std::vector<int> sizes[] = {
-    {1}, {7, 8}, {9, 15, 16}, {17, 31, 32, 33, 64}, {65, 1, 1, 13, 127, 5}, {40000, 300, 50001, 33000, 7}};
+const std::vector<int> sizes[] = {{1},
+                                  {7, 8},
+                                  {9, 15, 16},
+                                  {17, 31, 32, 33, 64},
+                                  {65, 1, 1, 13, 127, 5},
+                                  {128, 128, 129, 127, 256, 128, 1, 511, 512, 513},
+                                  {40000, 300, 50001, 33000, 7}};
 
 TEMPLATE_LIST_TEST_CASE("sum of squares", "[sum_of_squares]", Backends) {
   using Real = typename TestType::Real;
@@ -21,9 +26,10 @@ TEMPLATE_LIST_TEST_CASE("sum of squares", "[sum_of_squares]", Backends) {
       const std::vector<Number> gradients = random_values<Number>(P, 1);
       const std::vector<int> trains =
           elements_of(segments, [&](const Segment& segment) { return segment.trains_at(step); });
-      const Expected<Real> sum =
-          expect_values<Real>([&](const auto& x) { return std::vector{oracle::sum_of_squares(x[0], segments, step)}; },
-                              Tensors<Real>{gradients});
+      // In double whatever the gradients are.
+      const Expected<double> sum = expect_values<double>(
+          [&](const auto& x) { return std::vector{oracle::sum_of_squares(x[0], segments, step)}; },
+          Tensors<double>{converted<double>(gradients)});
       for (const int threads : thread_counts<TestType>()) {
         INFO("P " << P << ", step " << step << ", threads " << threads);
         Stage<TestType> stage(threads);
@@ -32,7 +38,7 @@ TEMPLATE_LIST_TEST_CASE("sum of squares", "[sum_of_squares]", Backends) {
                                     .segments = stage.input(segments, static_cast<int>(segments.size())),
                                     .step = step};
         stage.run_twice(op);
-        compare("sum", converted<Real>(stage.values(op.sum)), sum);
+        compare("sum", stage.values(op.sum), sum);
       }
     }
   }
@@ -57,6 +63,36 @@ TEMPLATE_LIST_TEST_CASE("sum of squares of what is not finite is not finite", "[
       CHECK_FALSE(std::isfinite(stage.values(op.sum)[0]));
     }
   }
+}
+
+TEMPLATE_LIST_TEST_CASE("sum of squares of what is too large to be squared in float", "[sum_of_squares]", Backends) {
+  using Real = typename TestType::Real;
+  using Number = Wide<Real>;
+  const std::vector<Segment> segments = segments_of({9, 15, 200});
+  const int P = block_size(segments);
+  const std::vector<Number> gradients = random_values<Number>(P, 1, 1e30);
+  Stage<TestType> stage(1);
+  const SumOfSquares<Real> op{.sum = stage.template output<double>(1),
+                              .gradients = stage.input(gradients, P),
+                              .segments = stage.input(segments, 3),
+                              .step = 0};
+  stage.run_twice(op);
+  CHECK(stage.values(op.sum)[0] ==
+        Approx(oracle::sum_of_squares(converted<double>(gradients), segments, 0)).epsilon(1e-13));
+}
+
+TEMPLATE_LIST_TEST_CASE("sum of squares of nothing", "[sum_of_squares]", Backends) {
+  using Real = typename TestType::Real;
+  Stage<TestType> stage(1);
+  SumOfSquares<Real> op{.sum = stage.template output<double>(1),
+                        .gradients = stage.input(std::vector<Wide<Real>>(16), 16),
+                        .segments = stage.input(std::vector<Segment>(), 0),
+                        .step = 0};
+  stage.run_twice(op);
+  CHECK(stage.values(op.sum)[0] == 0);
+  op.gradients = stage.input(std::vector<Wide<Real>>(), 0);
+  stage.run_twice(op);
+  CHECK(stage.values(op.sum)[0] == 0);
 }
 
 TEMPLATE_LIST_TEST_CASE("sum of squares refuses wrong shapes", "[sum_of_squares]", Backends) {

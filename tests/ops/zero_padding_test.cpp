@@ -9,15 +9,26 @@ struct Case {
   std::vector<int> lengths;
   int L, F;
 };
-const Case cases[] = {{{1}, 1, 1},    {{0}, 1, 5},       {{0, 1, 1, 0}, 1, 7},  {{3, 0, 7}, 7, 8},
-                      {{8, 9}, 9, 9}, {{0, 15}, 16, 17}, {{33, 1, 32}, 33, 31}, {std::vector<int>(40, 29), 30, 64}};
+const Case cases[] = {{{}, 2, 8},
+                      {{1}, 1, 1},
+                      {{0}, 1, 5},
+                      {{0, 1, 1, 0}, 1, 7},
+                      {{3, 0, 7}, 7, 8},
+                      {{8, 9}, 9, 9},
+                      {{0, 15}, 16, 17},
+                      {{33, 1, 32}, 33, 31},
+                      {{3, 5}, 5, 40},
+                      {{3, 4}, 4, 300},
+                      {{20, 0, 50}, 60, 520},
+                      {std::vector<int>(40, 29), 30, 64}};
 
 TEMPLATE_LIST_TEST_CASE("zero padding", "[zero_padding]", Backends) {
   using Real = typename TestType::Real;
   for (const auto& [lengths, L, F] : cases) {
     const int B = static_cast<int>(lengths.size()), T = B * L;
-    const std::vector<Real> x = random_values<Real>(T * F, 1), wanted = oracle::zero_padding(x, lengths, L, F);
-    const std::vector<Real> given = poisoned(x, real_rows(lengths, L));
+    const std::vector<Wide<Real>> x = random_values<Real>(T * F, 1);
+    const std::vector<Real> wanted = narrowed<Real>(oracle::zero_padding(x, lengths, L, F)),
+                            given = narrowed<Real>(poisoned(x, real_rows(lengths, L)));
     for (const int threads : thread_counts<TestType>()) {
       INFO("B " << B << ", L " << L << ", F " << F << ", threads " << threads);
       Stage<TestType> stage(threads);

@@ -8,6 +8,7 @@
 
 #include <tests/oracle/dropout.hpp>
 #include <tests/oracle/dual.hpp>
+#include <tests/oracle/rounded.hpp>
 
 namespace blinkbert::oracle {
 
@@ -44,7 +45,7 @@ std::vector<Number> masked_attention(const std::vector<Number>& qkv, const std::
           sum += score;
         }
         for (std::size_t k = 0; k < keys.size(); ++k) {
-          const Number weight = scores[k] / sum * Number(dropout.attention(b, h, H, l, keys[k]));
+          const Number weight = stored(scores[k] / sum) * Number(dropout.attention(b, h, H, l, keys[k]));
           for (int d = 0; d < D; ++d) o[((b * L + l) * H + h) * D + d] += weight * at(b, keys[k], 2, h, d);
         }
       }
@@ -95,8 +96,8 @@ std::vector<Number> masked_attention_gradient(const std::vector<Number>& qkv,
         }
         for (int s = 0; s < lengths[b]; ++s) {
           if (visible[b][s] == 0) continue;
-          const Number dS = P[s] * (dP[s] - delta) / sqrt(Number(D));
-          const Number dropped = P[s] * Number(dropout.attention(b, h, H, l, s));
+          const Number dS = stored(P[s] * (dP[s] - delta)) / sqrt(Number(D));
+          const Number dropped = stored(P[s] * Number(dropout.attention(b, h, H, l, s)));
           for (int d = 0; d < D; ++d) {
             dqkv[place(b, l, 0, h, d)] += dS * qkv[place(b, s, 1, h, d)];
             dqkv[place(b, s, 1, h, d)] += dS * qkv[place(b, l, 0, h, d)];

@@ -96,7 +96,7 @@ class Model {
     const DropoutCase after_attention = dropout(7, layer, model_.dropout);
     const DropoutCase after_feed_forward = dropout(8, layer, model_.dropout);
     const auto add = [&](const Values& a, const Values& branch, const DropoutCase& drop) {
-      return residual(a, branch, B(), pass_.L, w, drop);
+      return residual(a, branch, all_rows(T()), pass_.L, w, drop);
     };
     const auto norm = [&](const Values& a, const std::string& which) {
       return layer_norm(a, get(name + which + ".weight"), get(name + which + ".bias"), T(), w, 1e-5f).y;

@@ -15,6 +15,7 @@
 #include <tests/oracle/dual.hpp>
 #include <tests/oracle/embed_rows.hpp>
 #include <tests/oracle/gather_rows.hpp>
+#include <tests/oracle/gathered_attention.hpp>
 #include <tests/oracle/gradient.hpp>
 #include <tests/oracle/layer_norm.hpp>
 #include <tests/oracle/linear.hpp>
@@ -155,12 +156,21 @@ TEST_CASE("forward functions on duals agree with finite differences", "[oracle]"
       },
       {numbers(15, 1), numbers(5, 2), numbers(5, 3)}, 3);
   check_by_differences(
-      "residual", [&](const auto& x) { return residual(x[0], x[1], 2, 3, 5, dropout); },
+      "residual",
+      [&](const auto& x) {
+        return residual(x[0], x[1], {0, 4, -1, 2, 5, 3}, 3, 5, dropout);
+      },
       {numbers(30, 1), numbers(30, 2)}, 2);
   const std::vector<std::vector<int>> visible{{1, 0, 1, 1}, {0, 0, 0, 0}, {0, 1, 0, 0}};
   check_by_differences(
       "masked_attention", [&](const auto& x) { return masked_attention(x[0], visible, lengths, 4, 2, 3, dropout); },
       {numbers(3 * 4 * 18, 1)}, 1);
+  check_by_differences(
+      "gathered_attention",
+      [&](const auto& x) {
+        return gathered_attention(x[0], x[1], {1, 3, -1, 8}, visible, lengths, 4, 2, 3, dropout);
+      },
+      {numbers(4 * 6, 1), numbers(3 * 4 * 12, 2)}, 2);
   check_by_differences(
       "embed_rows", [&](const auto& x) { return embed_rows(x[0], x[1], x[2], x[3], x[4], lengths, 4, 3, 2, 5); },
       {numbers(36, 1), numbers(24, 2), numbers(9, 3), numbers(3, 4), numbers(30, 5)}, 5);

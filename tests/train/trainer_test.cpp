@@ -10,9 +10,10 @@
 
 #include <tests/train/training_case.hpp>
 
-// Every operator new of this program is counted: array and nothrow forms end in these two. Not seen is malloc: OpenMP's
-// start of its threads, and Eigen, which takes the scratch of large products from malloc. Not inlined, or the compiler
-// sees malloc where it expects operator new.
+// Every operator new of this program is counted. The array and nothrow forms would end in the plain ones by themselves, but
+// AddressSanitizer has some of its own, whose memory these deletes may not free. Not seen is malloc: OpenMP's start of its
+// threads, and Eigen, which takes the scratch of large products from malloc. Not inlined, or the compiler sees malloc where
+// it expects operator new.
 namespace {
 std::atomic<long> allocations{0};
 
@@ -28,7 +29,12 @@ void* counted(void* memory) {
   const auto to = static_cast<std::size_t>(alignment);
   return counted(std::aligned_alloc(to, (bytes + to) / to * to));
 }
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return ::operator new(bytes); }
+[[gnu::noinline]] void* operator new[](std::size_t bytes) { return ::operator new(bytes); }
+[[gnu::noinline]] void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return ::operator new(bytes); }
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete[](void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }

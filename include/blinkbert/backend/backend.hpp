@@ -11,10 +11,12 @@
 #include <blinkbert/ops/batch_norm.hpp>
 #include <blinkbert/ops/embed_rows.hpp>
 #include <blinkbert/ops/gather_rows.hpp>
+#include <blinkbert/ops/gathered_attention.hpp>
 #include <blinkbert/ops/layer_norm.hpp>
 #include <blinkbert/ops/linear.hpp>
 #include <blinkbert/ops/masked_attention.hpp>
 #include <blinkbert/ops/masked_loss.hpp>
+#include <blinkbert/ops/narrowing.hpp>
 #include <blinkbert/ops/residual_norm.hpp>
 #include <blinkbert/ops/row_masks.hpp>
 #include <blinkbert/ops/score_loss.hpp>
@@ -47,11 +49,13 @@ concept Backend = OwnsMemory<Device> &&
             LayerNormForward<Real>, LayerNormBackward<Real>,                                     //
             ResidualNormForward<Real>, ResidualNormBackward<Real>,                               //
             MaskedAttentionForward<Real>, MaskedAttentionBackward<Real>,                         //
+            GatheredAttentionForward<Real>, GatheredAttentionBackward<Real>,                     //
             EmbedRowsForward<Real>, EmbedRowsBackward<Real>,                                     //
             GatherRowsForward<Real>, GatherRowsBackward<Real>,                                   //
             ActivationForward<Real>, ActivationBackward<Real>,                                   //
             BatchNormForward<Real>, BatchNormBackward<Real>,                                     //
-            ZeroPadding<Real>, RowMasks<Real>, MaskedLoss<Real>, ScoreLoss<Real>, SumOfSquares<Real>, AdamW<Real>>;
+            ZeroPadding<Real>, RowMasks<Real>, MaskedLoss<Real>, ScoreLoss<Real>, SumOfSquares<Real>, AdamW<Real>,
+            Narrowing<Real>>;
 
 /// Zeros over a whole view.
 template <class Device, class T, int Rank>

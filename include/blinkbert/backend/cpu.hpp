@@ -9,10 +9,12 @@
 #include <blinkbert/backend/cpu/device.hpp>
 #include <blinkbert/backend/cpu/embed_rows.hpp>
 #include <blinkbert/backend/cpu/gather_rows.hpp>
+#include <blinkbert/backend/cpu/gathered_attention.hpp>
 #include <blinkbert/backend/cpu/layer_norm.hpp>
 #include <blinkbert/backend/cpu/linear.hpp>
 #include <blinkbert/backend/cpu/masked_attention.hpp>
 #include <blinkbert/backend/cpu/masked_loss.hpp>
+#include <blinkbert/backend/cpu/narrowing.hpp>
 #include <blinkbert/backend/cpu/residual_norm.hpp>
 #include <blinkbert/backend/cpu/row_masks.hpp>
 #include <blinkbert/backend/cpu/score_loss.hpp>

@@ -13,9 +13,10 @@
 
 namespace blinkbert {
 
-/// Half word k = bits 16 (k % 2) and up of word k / 2.
+/// Half word k = bits 16 (k % 2) and up of word k / 2. The word is selected, not indexed: k may vary, registers cannot.
 BLINKBERT_HOST_DEVICE inline std::uint32_t half_word(const RandomWords& words, int k) {
-  return words[static_cast<std::size_t>(k / 2)] >> (16 * (k % 2)) & 0xffffu;
+  const std::uint32_t word = k < 4 ? (k < 2 ? words[0] : words[1]) : (k < 6 ? words[2] : words[3]);
+  return word >> (16 * (k % 2)) & 0xffffu;
 }
 
 /// One dropout of one layer in one step. A default-constructed one keeps everything.
@@ -51,10 +52,12 @@ struct Dropout {
   BLINKBERT_HOST_DEVICE bool keeps_attention(int b, int h, int heads, int i, int j) const {
     const int index = ((i / 16) * 32 + j / 16) * 32 + (i % 8) * 4 + (j % 8) / 2;
     const int half = ((i % 16) / 8) * 4 + ((j % 16) / 8) * 2 + j % 2;
-    const std::uint32_t sequence =
-        (first_sequence + static_cast<std::uint32_t>(b)) * static_cast<std::uint32_t>(heads) +
-        static_cast<std::uint32_t>(h);
-    return half_word(stream.words(static_cast<std::uint32_t>(index), sequence), half) >= threshold;
+    return half_word(stream.words(static_cast<std::uint32_t>(index), attention_sequence(b, h, heads)), half) >= threshold;
+  }
+  /// What stands in the place of the sequence in the counter of an attention weight.
+  BLINKBERT_HOST_DEVICE std::uint32_t attention_sequence(int b, int h, int heads) const {
+    return (first_sequence + static_cast<std::uint32_t>(b)) * static_cast<std::uint32_t>(heads) +
+           static_cast<std::uint32_t>(h);
   }
 };
 

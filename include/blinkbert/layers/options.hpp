@@ -6,15 +6,13 @@
 #include <vector>
 
 #include <blinkbert/ops/masked_loss.hpp>
+#include <blinkbert/ops/narrow_block.hpp>
 
 namespace blinkbert {
 
 /// From N features to width E:  none: E = N;  linear;  attention_linear: linear(block(x));
 /// attention_concatenation: [block(x) | linear(x)], N and E - N wide. Its block has width N.
 enum class Upscaling { none, linear, attention_linear, attention_concatenation };
-
-/// post: LN(x + f(x)), as in the original encoder;  pre: x + f(LN(x)), without a final norm.
-enum class NormOrder { post, pre };
 
 enum class Position { learned, sinusoidal };
 

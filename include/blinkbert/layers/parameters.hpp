@@ -169,7 +169,7 @@ class ParameterSet {
 
   /// Rounds the master values into the working block; call after writing to `values` by other means than AdamW.
   void refresh_working([[maybe_unused]] Device& device) {
-    if constexpr (!std::is_same_v<Real, Wide<Real>>) device.convert(working(), View<const Wide<Real>, 1>(values()));
+    if constexpr (!std::is_same_v<Real, Wide<Real>>) run(device, Narrowing<Real>{.y = working(), .x = values()});
   }
 
   View<Wide<Real>, 1> values() const { return block<Wide<Real>>(values_memory_, parameter_count_); }
@@ -208,9 +208,9 @@ class ParameterSet {
   }
 
  private:
-  // 128 elements are 256 bytes in the narrowest type, so one offset fits all blocks.
-  static constexpr std::int64_t alignment = 128;
-  static std::int64_t align(std::int64_t count) { return (count + alignment - 1) / alignment * alignment; }
+  static std::int64_t align(std::int64_t count) {
+    return (count + segment_alignment - 1) / segment_alignment * segment_alignment;
+  }
 
   static Entry place(const std::string& name, std::vector<int> shape, Init init, std::int64_t begin) {
     std::int64_t count = 1;

@@ -20,16 +20,17 @@ struct GatherRowsForward {
   }
 };
 
-/// dx_t = dy[slots_t], or zeros where slots_t = -1: every row is written once.
+/// dx_t = residual_t + dy[slots_t], without the second where slots_t = -1: every row is written once.
 template <class Real>
 struct GatherRowsBackward {
   View<Real, 2> dx;                                            // [T, E]  out, overwritten
   View<const Real, 2> dy;                                      // [M, E]
   View<const int, 1> slots;                                    // [T]     place m of row t, or -1: the inverse of rows
+  View<const Real, 2> residual = {};                           // [T, E]  added to dx; may be dx itself; empty = none
 
   void check() const {
     const int T = slots.extent(0), E = dy.extent(1);
-    BLINKBERT_EXPECTS(has_shape(dx, T, E) && has_shape(slots, T), T, E);
+    BLINKBERT_EXPECTS(has_shape(dx, T, E) && has_shape(slots, T) && has_shape_or_is_empty(residual, T, E), T, E);
   }
 };
 

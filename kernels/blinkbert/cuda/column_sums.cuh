@@ -39,12 +39,12 @@ column_sums(ColumnSums<T> op) {
   if (warp() > 0 || column >= columns) return;
   T total = 0;
   for (int w = 0; w < column_sums_warps; ++w) total += load(at(sums, w * 32 + lane()));
-  BB_UNROLL
-  for (int k = 0; k < 4; ++k) {  // constant indices: a kernel's arguments are no array to it
-    if (k != column / op.width || !op.out[k]) continue;
-    const auto place = at(op.out[k], column % op.width);
-    store(place, load(place) + total);
-  }
+  // Selected, not indexed: a kernel's arguments are no array to it.
+  const int k = column / op.width;
+  const Acc<T, 1> out = k == 0 ? op.out[0] : k == 1 ? op.out[1] : k == 2 ? op.out[2] : op.out[3];
+  if (!out) return;
+  const auto place = at(out, column % op.width);
+  store(place, load(place) + total);
 }
 
 template <class Gpu, class T>

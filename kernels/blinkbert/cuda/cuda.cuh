@@ -45,6 +45,8 @@ class Cuda {
     int device = 0;
     check_cuda(cudaGetDevice(&device), "looking for a device");
     check_cuda(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device), "asking the device");
+    check_cuda(cudaDeviceGetAttribute(&most_shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+               "asking the device");
     check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   }
   Cuda(const Cuda&) = delete;
@@ -53,6 +55,7 @@ class Cuda {
 
   cudaStream_t stream() const { return stream_; }
   int multiprocessors() const { return multiprocessors_; }
+  int most_shared_bytes() const { return most_shared_bytes_; }
   void wait() { check_cuda(cudaStreamSynchronize(stream_), "waiting"); }
 
   Memory allocate(std::size_t bytes) { return Memory(bytes); }
@@ -87,7 +90,7 @@ class Cuda {
 
  private:
   cudaStream_t stream_ = nullptr;
-  int multiprocessors_ = 0;
+  int multiprocessors_ = 0, most_shared_bytes_ = 0;
   Memory workspace_;
   std::size_t workspace_bytes_ = 0;
 };

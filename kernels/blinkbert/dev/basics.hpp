@@ -25,6 +25,14 @@ struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vector {
   BLINKBERT_HOST_DEVICE const T& operator[](int i) const { return element[i]; }
 };
 
+/// The halves of a packed word.
+BLINKBERT_HOST_DEVICE inline bf16 low_bf16(std::uint32_t word) {
+  bf16 half;
+  half.bits = static_cast<std::uint16_t>(word);
+  return half;
+}
+BLINKBERT_HOST_DEVICE inline bf16 high_bf16(std::uint32_t word) { return low_bf16(word >> 16); }
+
 /// How many blocks of how many threads, and the bytes of shared memory of each.
 struct LaunchShape {
   int blocks = 0;
@@ -55,12 +63,13 @@ void dispatch(const char* what, int size, const Body& body) {
 
 namespace blinkbert {
 
-/// A backend whose ops are kernels: Cuda and Emulated. `multiprocessors` sizes grids of blocks that walk over their work;
-/// `workspace` is uninitialised and valid until the next call.
+/// A backend whose ops are kernels: Cuda and Emulated. `multiprocessors` sizes grids of blocks that walk over their work,
+/// `most_shared_bytes` is what a block can have; `workspace` is uninitialised and valid until the next call.
 template <class Gpu>
 concept LaunchesKernels = requires(Gpu& gpu) {
   typename Gpu::Real;
   { gpu.multiprocessors() } -> std::same_as<int>;
+  { gpu.most_shared_bytes() } -> std::same_as<int>;
   { gpu.template workspace<float>(1, 1) } -> std::same_as<View<float, 2>>;
 };
 

@@ -8,6 +8,8 @@
 /// A kernel for at most `threads` threads a block, compiled so that `blocks` blocks fit on a multiprocessor.
 #define BB_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define BB_UNROLL _Pragma("unroll")
+#define BB_PRAGMA(text) _Pragma(#text)
+#define BB_UNROLL_BY(count) BB_PRAGMA(unroll(count))
 
 namespace blinkbert {
 
@@ -49,6 +51,11 @@ class SharedMemory {
   }
   int used_ = 0;
 };
+
+template <class T>
+using GlobalPlace = T*;
+template <class T>
+using SharedPlace = T*;
 
 template <class T, int Rank, class... Index>
 BB_DEVICE T* at(const View<T, Rank>& view, Index... index) {
@@ -135,6 +142,7 @@ BB_DEVICE T shuffle(T value, int from_lane) {
   return __shfl_sync(~0u, value, from_lane);
 }
 BB_DEVICE std::uint32_t ballot(bool condition) { return __ballot_sync(~0u, condition); }
+BB_DEVICE int popcount(std::uint32_t word) { return __popc(word); }
 
 // --- tensor cores ------------------------------------------------------------------------------------------------
 BB_DEVICE std::uint32_t shared_address(const void* place) {

@@ -9,7 +9,7 @@
 //   memory       load(place)  load<N>(place)  store(place, value)
 //   shared       SharedMemory shared; auto tile = shared.take<T>(count);          in the order of take, 16-byte aligned
 //   waiting      sync_block()  sync_group<id>(threads)  sync_warp()
-//   warps        shuffle_xor(value, mask)  shuffle(value, lane)  ballot(condition)
+//   warps        shuffle_xor(value, mask)  shuffle(value, lane)  ballot(condition)  popcount(word)
 //   tensor cores load_matrix  load_matrix_transposed  multiply_add
 //   async        copy_async(shared place, global place, wanted)  commit_copies()  wait_copies<groups still under way>()
 //   maths        exp2 log2 rsqrt pack low high

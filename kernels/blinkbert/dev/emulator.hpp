@@ -23,6 +23,7 @@
 #define BB_DEVICE inline
 #define BB_KERNEL(threads, blocks) void
 #define BB_UNROLL
+#define BB_UNROLL_BY(count)
 
 namespace blinkbert::dev {
 
@@ -254,6 +255,7 @@ inline std::uint32_t ballot(bool condition, Where where = Where::current()) {
   });
   return mine.votes;
 }
+inline int popcount(std::uint32_t word) { return std::popcount(word); }
 
 // --- asynchronous copies -----------------------------------------------------------------------------------------
 template <class T>
@@ -282,6 +284,8 @@ inline std::uint32_t pack(float low, float high) {
 // --- launching ---------------------------------------------------------------------------------------------------
 namespace emulator {
 
+inline constexpr int most_shared_bytes = 227 * 1024;  // of a block, as on sm_90
+
 /// What stands in for a device: its memory and the way kernels run on it.
 class Machine {
  public:
@@ -301,7 +305,6 @@ class Machine {
  private:
   /// Throws what was thrown in the first of the blocks that threw.
   void run_grid(const std::string& kernel, LaunchShape shape, const std::function<void()>& body) {
-    constexpr int most_shared_bytes = 227 * 1024;  // sm_90
     BLINKBERT_EXPECTS(shape.blocks > 0, shape.blocks);
     BLINKBERT_EXPECTS(shape.threads > 0 && shape.threads % warp_size == 0 && shape.threads <= 1024, shape.threads);
     BLINKBERT_EXPECTS(shape.shared_bytes >= 0 && shape.shared_bytes <= most_shared_bytes, shape.shared_bytes);

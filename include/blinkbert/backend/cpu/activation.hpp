@@ -23,12 +23,7 @@ void for_rows_with_factors(Cpu<Real>& cpu, const Op& op, const Body& body) {
     RowFactors<Real> factors(own, op.dropout, F);
     if (!op.dropout.is_active()) std::fill_n(own, F, Real(1));
     for (int r = first; r < last; ++r) {
-      const Real* factor = own;
-      if (op.dropout.is_active()) {
-        const int t = op.rows ? std::max(op.rows(r), 0) : r;
-        factor = factors.row(t / op.L, t % op.L);
-      }
-      body(std::int64_t{r} * F, factor);
+      body(std::int64_t{r} * F, op.dropout.is_active() ? factors.row_of_batch(op.rows, r, op.L) : own);
     }
   });
 }

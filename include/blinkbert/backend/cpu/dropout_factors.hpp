@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include <blinkbert/core/dropout.hpp>
+#include <blinkbert/core/view.hpp>
 
 namespace blinkbert::cpu_detail {
 
@@ -60,6 +61,13 @@ class RowFactors {
 
   RowFactors(Real* room, const Dropout& dropout, int width)
       : room_(room), dropout_(dropout), width_(width), rows_(static_cast<int>(rows_together(width))) {}
+
+  /// The factors of row r: row rows(r) of the batch (any row's where that is -1), or row r itself without `rows`; L rows
+  /// per sequence. Valid until the next call.
+  const Real* row_of_batch(const View<const int, 1>& rows, int r, int L) {
+    const int t = rows ? std::max(rows(r), 0) : r;
+    return row(t / L, t % L);
+  }
 
   /// The `width` factors of a row of sequence b; valid until the next call.
   const Real* row(int b, int row) {

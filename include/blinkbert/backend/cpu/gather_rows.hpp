@@ -11,18 +11,25 @@
 namespace blinkbert {
 namespace cpu_detail {
 
-/// to_r = from[rows_r], or zeros where rows_r = -1.
+/// to_r = residual_r + from[rows_r], without the second where rows_r = -1. An empty residual is zeros, without a sum.
 template <class Real>
-void copy_rows(Cpu<Real>& cpu, const View<Real, 2>& to, const View<const Real, 2>& from,
-               const View<const int, 1>& rows) {
+void copy_rows(Cpu<Real>& cpu, const View<Real, 2>& to, const View<const Real, 2>& from, const View<const int, 1>& rows,
+               const View<const Real, 2>& residual) {
   const int R = to.extent(0), E = to.extent(1);
   cpu.for_chunks(R, cpu.chunks(R, E), [&](int first, int last, int) {
     for (int r = first; r < last; ++r) {
       Real* row = &to.data()[std::int64_t{r} * E];
-      if (rows(r) < 0) {
+      const Real* source = rows(r) < 0 ? nullptr : &from.data()[std::int64_t{rows(r)} * E];
+      const Real* before = residual ? &residual.data()[std::int64_t{r} * E] : nullptr;
+      if (source && before) {
+#pragma omp simd
+        for (int e = 0; e < E; ++e) row[e] = before[e] + source[e];
+      } else if (source) {
+        std::copy_n(source, E, row);
+      } else if (!before) {
         std::fill_n(row, E, Real(0));
-      } else {
-        std::copy_n(&from.data()[std::int64_t{rows(r)} * E], E, row);
+      } else if (before != row) {
+        std::copy_n(before, E, row);
       }
     }
   });
@@ -33,13 +40,13 @@ void copy_rows(Cpu<Real>& cpu, const View<Real, 2>& to, const View<const Real, 2
 template <class Real>
 void run(Cpu<Real>& cpu, const GatherRowsForward<Real>& op) {
   op.check();
-  cpu_detail::copy_rows(cpu, op.y, op.x, op.rows);
+  cpu_detail::copy_rows(cpu, op.y, op.x, op.rows, {});
 }
 
 template <class Real>
 void run(Cpu<Real>& cpu, const GatherRowsBackward<Real>& op) {
   op.check();
-  cpu_detail::copy_rows(cpu, op.dx, op.dy, op.slots);
+  cpu_detail::copy_rows(cpu, op.dx, op.dy, op.slots, op.residual);
 }
 
 }  // namespace blinkbert

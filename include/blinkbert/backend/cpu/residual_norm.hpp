@@ -25,7 +25,7 @@ void run(Cpu<Real>& cpu, const ResidualNormForward<Real>& op) {
       const Real *x = &op.x.data()[row], *branch = &op.branch.data()[row];
       Real* z = &op.z.data()[row];
       if (op.dropout.is_active()) {
-        const Real* factor = factors.row(t / op.L, t % op.L);
+        const Real* factor = factors.row_of_batch(op.rows, t, op.L);
 #pragma omp simd
         for (int e = 0; e < E; ++e) z[e] = x[e] + cpu_detail::dropped(branch[e], factor[e]);
       } else {
@@ -78,7 +78,7 @@ void run(Cpu<Real>& cpu, const ResidualNormBackward<Real>& op) {
       if (!op.dbranch) continue;
       Real* dbranch = &op.dbranch.data()[row];
       if (op.dropout.is_active()) {
-        const Real* factor = factors.row(t / op.L, t % op.L);
+        const Real* factor = factors.row_of_batch(op.rows, t, op.L);
 #pragma omp simd
         for (int e = 0; e < E; ++e) dbranch[e] = cpu_detail::dropped(dx[e], factor[e]);
       } else {

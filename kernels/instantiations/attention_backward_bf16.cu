@@ -1,0 +1,9 @@
+#include <blinkbert/cuda/cuda.cuh>
+#include <blinkbert/cuda/gathered_attention.cuh>
+
+namespace blinkbert {
+
+template void run(Cuda<bf16>&, const MaskedAttentionBackward<bf16>&);
+template void run(Cuda<bf16>&, const GatheredAttentionBackward<bf16>&);
+
+}  // namespace blinkbert

@@ -1,0 +1,9 @@
+#include <blinkbert/cuda/cuda.cuh>
+#include <blinkbert/cuda/masked_loss.cuh>
+
+namespace blinkbert {
+
+template void run(Cuda<bf16>&, const MaskedLoss<bf16>&);
+template void run(Cuda<float>&, const MaskedLoss<float>&);
+
+}  // namespace blinkbert

@@ -1,0 +1,9 @@
+#include <blinkbert/cuda/cuda.cuh>
+#include <blinkbert/cuda/narrowing.cuh>
+
+namespace blinkbert {
+
+template void run(Cuda<bf16>&, const Narrowing<bf16>&);
+template void run(Cuda<float>&, const Narrowing<float>&);
+
+}  // namespace blinkbert

@@ -1,0 +1,9 @@
+#include <blinkbert/cuda/cuda.cuh>
+#include <blinkbert/cuda/score_loss.cuh>
+
+namespace blinkbert {
+
+template void run(Cuda<bf16>&, const ScoreLoss<bf16>&);
+template void run(Cuda<float>&, const ScoreLoss<float>&);
+
+}  // namespace blinkbert
