@@ -90,6 +90,21 @@ TEST_CASE("vectors take turns of 128 bytes", "[emulator]") {
   check_strided<bf16, 16>(16, {8, 8 * 1});
 }
 
+struct Three {
+  float x, y, z;
+};
+BB_KERNEL(32, 1) structures() {
+  SharedMemory shared;
+  const auto tile = shared.take<Three>(32);
+  store(at(tile, lane()), Three{1, 2, 3});  // <- three words
+}
+
+TEST_CASE("a structure is moved word by word", "[emulator]") {
+  Device device = counting();
+  launch<structures>(device, {.blocks = 1, .threads = 32, .shared_bytes = shared_bytes<Three>(32)});
+  CHECK(counted(device, "three words") == Count{3, 0});
+}
+
 BB_KERNEL(32, 1) broadcast() {
   SharedMemory shared;
   const auto tile = shared.take<float>(64);

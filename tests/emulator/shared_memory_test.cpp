@@ -459,6 +459,38 @@ TEMPLATE_TEST_CASE("neighbouring elements of any size belong to different thread
   });
 }
 
+struct Three {
+  float x, y, z;
+};
+template <Between between>
+BB_KERNEL(64, 1)
+structures(View<Three, 1> out, View<Three, 1> from) {
+  SharedMemory shared;
+  const auto tile = shared.take<Three>(threads());
+  store(at(tile, thread()), load(at(from, thread())));  // <- structure in
+  if constexpr (between == Between::sync_block) sync_block();
+  store(at(out, thread()), load(at(tile, 63 - thread())));  // <- structure out
+}
+
+TEST_CASE("a structure is one element", "[emulator]") {
+  const LaunchShape shape{.blocks = 1, .threads = 64, .shared_bytes = shared_bytes<Three>(64)};
+  std::vector<Three> from;
+  for (int i = 0; i < 64; ++i) from.push_back({static_cast<float>(i), 1, static_cast<float>(-i)});
+  require_sound([&](Device& device) {
+    const auto out = device.unwritten<Three>(64);
+    launch<structures<Between::sync_block>>(device, shape, out, device.holding(from));
+    for (std::size_t i = 0; i < 64; ++i) REQUIRE(std::memcmp(&values_of(out)[i], &from[63 - i], sizeof(Three)) == 0);
+  });
+  for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
+    Device device({.seed = seed});
+    CHECK_THAT(fault_of(device,
+                        [&](Device& d) {
+                          launch<structures<Between::nothing>>(d, shape, d.unwritten<Three>(64), d.holding(from));
+                        }),
+               Catch::Contains(line("structure out")));
+  }
+}
+
 /// Bytes are watched one by one: this race is on an odd one.
 BB_KERNEL(64, 1) bytes_in_a_race(View<float, 1> out) {
   SharedMemory shared;

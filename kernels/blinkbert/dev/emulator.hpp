@@ -86,8 +86,7 @@ struct GlobalPlace {
   /// The element, or faults where N of them together are no access that the device can make.
   template <int N>
   T* vector(Where where) const {
-    constexpr std::size_t unit = N * sizeof(T) < 16 ? N * sizeof(T) : 16;
-    static_assert(std::has_single_bit(unit) && N * sizeof(T) % unit == 0);
+    constexpr std::size_t unit = alignment<N>();
     if (N > left) [[unlikely]]
       fault_beyond(N, where);
     if (reinterpret_cast<std::uintptr_t>(pointer) % unit != 0) [[unlikely]]
@@ -95,6 +94,11 @@ struct GlobalPlace {
     return pointer;
   }
 
+  template <int N>
+  static constexpr std::size_t alignment() {
+    if constexpr (N == 1) return alignof(T);
+    if constexpr (N > 1) return alignof(Vector<std::remove_const_t<T>, N>);
+  }
   [[noreturn, gnu::cold]] void fault_beyond(int count, Where where) const {
     if (left < 0) emulator::current().fault_outside(left, where);
     emulator::current().fault(

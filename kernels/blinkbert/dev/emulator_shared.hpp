@@ -223,10 +223,11 @@ class BankCounter {
   void note(int thread, std::size_t offset, std::size_t bytes, Where where) {
     const Place place = place_of(where);
     const int visit = visits_[{thread, place}]++;
-    // More than 16 bytes take several instructions.
-    for (std::size_t piece = 0; piece < bytes; piece += widest) {
+    // More than 16 bytes, or 12, take several instructions.
+    const std::size_t width = std::min(widest, std::size_t{1} << std::countr_zero(bytes));
+    for (std::size_t piece = 0; piece < bytes; piece += width) {
       Access& access = accesses_[{thread / lanes, place, visit, piece}];
-      access.bytes = std::min(bytes, widest);
+      access.bytes = width;
       access.where = where;
       access.offset[static_cast<std::size_t>(thread % lanes)] = static_cast<std::ptrdiff_t>(offset + piece);
     }
