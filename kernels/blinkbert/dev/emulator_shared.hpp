@@ -106,6 +106,7 @@ class SharedWatch {
       return true;
     }
     const std::size_t first = offset / 2, count = bytes / 2;
+    if (access == Access::read && are_read(first, count, warp, now)) return true;
     if (count == 8 && are_alike<access>(first, warp)) {  // one decision for all of them
       if (!touch_cell<access>(first, warp, noted = now)) return is_found_at(offset);
       for (std::size_t i = first + 1; i < first + count; ++i) {
@@ -137,6 +138,19 @@ class SharedWatch {
   void set_clock(std::size_t offset, std::size_t element, std::uint32_t clock) {
     const std::size_t step = element == 1 ? 1 : 2;
     for (std::size_t i = offset; i < offset + 16; i += step) writes_[cell_of(i)].clock = clock;
+  }
+
+  /// True where the thread, or several lanes of its warp, have read all of this at the same clock: then nobody has written
+  /// since, and what was right for them is right for any lane.
+  bool are_read(std::size_t first, std::size_t count, std::size_t warp, const Record& now) const {
+    const Record* const reads = reads_of(warp);
+    for (std::size_t i = first; i < first + count; ++i) {
+      const bool is_same = reads[i].clock == now.clock &&
+                           (reads[i].thread == whole_warp || reads[i].thread == now.thread) &&
+                           (readers_[i] >> warp & 1u) != 0;
+      if (!is_same) return false;
+    }
+    return true;
   }
 
   /// True where eight cells have the same history, as far as it concerns this warp's next access.
