@@ -91,6 +91,27 @@ TEST_CASE("until the wait the place belongs to the copy", "[emulator]") {
   check(copy_as<Step::copied_over>(), words("write", "copies again", "copies"));
 }
 
+/// What a thread has read before, it may not read while it is copied over.
+BB_KERNEL(32, 1) read_before_and_after(View<float, 1> from) {
+  SharedMemory shared;
+  const auto tile = shared.take<float>(4 * threads());
+  const int place = 4 * thread();
+  store(at(tile, place), Vector<float, 4>{});
+  (void)load<4>(at(tile, place));
+  copy_async(at(tile, place), at(from, place), true);  // <- copies over what was read
+  commit_copies();
+  (void)load<4>(at(tile, place));  // <- reads it again
+  wait_copies<0>();
+}
+
+TEST_CASE("a copy ends what was known of its place", "[emulator]") {
+  require_fault({"read_before_and_after", 0, "*", text("read at ", line("reads it again"), " of byte ")},
+                [](Device& device) {
+                  launch<read_before_and_after>(device, {.blocks = 1, .threads = 32, .shared_bytes = 512},
+                                                device.holding(counted(128)));
+                });
+}
+
 /// The odd bytes as well.
 BB_KERNEL(32, 1) bytes_copied(View<std::uint8_t, 1> from, int byte) {
   SharedMemory shared;

@@ -140,14 +140,15 @@ class SharedWatch {
     for (std::size_t i = offset; i < offset + 16; i += step) writes_[cell_of(i)].clock = clock;
   }
 
-  /// True where the thread, or several lanes of its warp, have read all of this at the same clock: what was right for them
-  /// is right for any lane, and who must know of this read must know of theirs. (Only the thread itself can have written
-  /// since, and who must know of a read must know of that write.)
+  /// True where the thread, or several lanes of its warp, have read all of this at the same clock, and nobody has written
+  /// or begun a copy since: what was right for them is right for any lane, and who must know of this read must know of
+  /// theirs.
   bool are_read(std::size_t first, std::size_t count, std::size_t warp, const Record& now) const {
     const Record* const reads = reads_of(warp);
     for (std::size_t i = first; i < first + count; ++i) {
-      const bool is_same =
-          reads[i].clock == now.clock && (reads[i].thread == whole_warp || reads[i].thread == now.thread);
+      const bool is_same = reads[i].clock == now.clock &&
+                           (reads[i].thread == whole_warp || reads[i].thread == now.thread) &&
+                           (readers_[i] >> warp & 1u) != 0;
       if (!is_same) return false;
     }
     return true;
