@@ -606,7 +606,8 @@ class FullHistory {
     using Finding = emulator::SharedWatch::Finding;
     for (int byte = offset; byte < offset + bytes; byte += 2) {
       Finding found;
-      for (std::size_t i = 0; i < accesses_.size(); ++i) {
+      if (under_way_.contains(byte / 16)) found.kind = Finding::under_way;
+      for (std::size_t i = 0; i < accesses_.size() && found.kind != Finding::under_way; ++i) {
         const Past& past = accesses_[i];
         if (byte < past.offset || byte >= past.offset + past.bytes ||
             known_[static_cast<std::size_t>(actor)].contains(i))
@@ -623,6 +624,13 @@ class FullHistory {
     known_[static_cast<std::size_t>(actor)].insert(accesses_.size());
     accesses_.push_back({offset, bytes, access});
     return {};
+  }
+  /// The 16 bytes that `actor` has just touched for writing are written again when the copy ends.
+  void begin_copy(int offset) { under_way_.insert(offset / 16); }
+  void end_copy(int actor, int offset) {
+    under_way_.erase(offset / 16);
+    known_[static_cast<std::size_t>(actor)].insert(accesses_.size());
+    accesses_.push_back({offset, 16, Access::write});
   }
   void meet(std::uint32_t warps) {
     std::set<std::size_t> all;
@@ -642,6 +650,7 @@ class FullHistory {
   };
   std::vector<Past> accesses_;
   std::vector<std::set<std::size_t>> known_;
+  std::set<int> under_way_;
 };
 
 TEST_CASE("the race detector finds what a full history shows", "[emulator]") {
@@ -665,6 +674,10 @@ TEST_CASE("the race detector finds what a full history shows", "[emulator]") {
     const std::uint32_t everybody = (1u << warps) - 1;
     watch.sync_warps(everybody);
     history.meet(everybody);
+    struct Copy {
+      int thread, actor, place;
+    };
+    std::vector<Copy> copies;
     for (int step = 0; step < most_steps; ++step) {
       ++steps;
       const int warp = draw(warps), lane = draw(lanes_in_use);
@@ -683,18 +696,39 @@ TEST_CASE("the race detector finds what a full history shows", "[emulator]") {
       const int size = 2 << draw(5), offset = draw(room / size) * size;
       const auto from = static_cast<std::size_t>(offset), count = static_cast<std::size_t>(size);
       const emulator::Where where = emulator::Where::current();
-      const int kind = draw(5);  // reads, writes, reads of the whole warp
+      enum Kind { read, write, read_by_warp, begin_copy, end_copy, kinds };
+      const int kind = draw(kinds), thread = warp * 32 + lane, actor = warp * FullHistory::per_warp + lane;
       bool is_sound = true;
       Finding wanted;
-      if (kind <= 1) {
-        is_sound = watch.touch<Access::read>(warp * 32 + lane, w, from, count, 2, where);
-        wanted = history.touch(warp * FullHistory::per_warp + lane, offset, size, Access::read);
-      } else if (kind <= 3) {
-        is_sound = watch.touch<Access::write>(warp * 32 + lane, w, from, count, 2, where);
-        wanted = history.touch(warp * FullHistory::per_warp + lane, offset, size, Access::write);
-      } else {
-        is_sound = watch.touch<Access::read>(emulator::SharedWatch::whole_warp, w, from, count, 2, where);
-        wanted = history.touch(warp * FullHistory::per_warp + 32, offset, size, Access::read);
+      switch (kind) {
+        case read:
+          is_sound = watch.touch<Access::read>(thread, w, from, count, 2, where);
+          wanted = history.touch(actor, offset, size, Access::read);
+          break;
+        case write:
+          is_sound = watch.touch<Access::write>(thread, w, from, count, 2, where);
+          wanted = history.touch(actor, offset, size, Access::write);
+          break;
+        case read_by_warp:
+          is_sound = watch.touch<Access::read>(emulator::SharedWatch::whole_warp, w, from, count, 2, where);
+          wanted = history.touch(warp * FullHistory::per_warp + 32, offset, size, Access::read);
+          break;
+        case begin_copy: {
+          const int place = offset / 16 * 16;
+          is_sound = watch.touch<Access::write>(thread, w, static_cast<std::size_t>(place), 16, 2, where);
+          wanted = history.touch(actor, place, 16, Access::write);
+          if (!is_sound) break;
+          watch.begin_copy(static_cast<std::size_t>(place), 2);
+          history.begin_copy(place);
+          copies.push_back({thread, actor, place});
+          break;
+        }
+        case end_copy:
+          if (copies.empty()) break;
+          watch.end_copy(static_cast<std::size_t>(copies[0].thread / 32), static_cast<std::size_t>(copies[0].place), 2);
+          history.end_copy(copies[0].actor, copies[0].place);
+          copies.erase(copies.begin());
+          break;
       }
       INFO("sequence " << sequence << ", step " << step << ", kind " << kind);
       REQUIRE(is_sound == (wanted.kind == Finding::nothing));
@@ -704,6 +738,7 @@ TEST_CASE("the race detector finds what a full history shows", "[emulator]") {
       REQUIRE(watch.finding().offset == wanted.offset);
       break;
     }
+    if (!copies.empty()) watch.forget();
   }
   CHECK(found > 1000);
   CHECK(found < 2900);
