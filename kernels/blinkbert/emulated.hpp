@@ -173,3 +173,10 @@ void run(Emulated<Real>& gpu, const LinearWeightGradient<Real>& op) {
 #include <blinkbert/cuda/score_loss.cuh>
 #include <blinkbert/cuda/sum_of_squares.cuh>
 #include <blinkbert/cuda/zero_padding.cuh>
+
+namespace blinkbert {
+
+static_assert(Backend<Emulated<float>>);
+static_assert(Backend<Emulated<bf16>>);
+
+}  // namespace blinkbert
