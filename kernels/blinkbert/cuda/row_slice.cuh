@@ -92,7 +92,7 @@ void dispatch_row(int width, const Body& body) {
       body(integral_constant<int, 8>{}, integral_constant<int, most() / 256>{});
     });
   } else {
-    dispatch<32, 256, 1024>("row width that is no multiple of 8:", width, [&](auto most) {
+    dispatch<32, 256, 512>("row width that is no multiple of 8:", width, [&](auto most) {
       body(integral_constant<int, 1>{}, integral_constant<int, most() / 32>{});
     });
   }
