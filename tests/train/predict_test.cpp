@@ -47,12 +47,15 @@ void check_equal(const std::map<std::uint32_t, Prediction>& actual,
 }
 
 TEST_CASE("pre-training: predictions do not depend on the batch size, nor on training steps drawn in between") {
-  for (const HeadRows rows : {HeadRows::all, HeadRows::masked}) {
+  for (const auto& [rows, last_block] : {std::pair{HeadRows::all, LastBlock::all},
+                                         {HeadRows::masked, LastBlock::all},
+                                         {HeadRows::masked, LastBlock::read}}) {
     for (const MaskCount count : {MaskCount::batch, MaskCount::sequence, MaskCount::bernoulli}) {
-      INFO("head on " << spell(rows) << " rows, " << spell(count));
+      INFO("head on " << spell(rows) << " rows, last block for " << spell(last_block) << ", " << spell(count));
       Config config = small_config(Task::pretraining);
       config.train.batch = 13;
       config.head.rows = rows;
+      config.model.last_block = last_block;
       config.mask.count = count;
       TrainingCase<PretrainingStage<Cpu<float>>> run(config, SmallData(13));
       const auto together = predictions(run, run.data.windows, 13);
