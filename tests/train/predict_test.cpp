@@ -122,6 +122,27 @@ TEST_CASE("fine-tuning: one score a window, whatever its batch") {
   CHECK(predictions(run, {}, 4).empty());
 }
 
+TEST_CASE("fine-tuning: a score is that of a model whose last block is computed for all rows") {
+  const Config config = small_config(Task::finetuning);
+  TrainingCase<FinetuningStage<Cpu<float>>> run(config, SmallData(13));
+  run.train();
+  const auto scores = predictions(run, run.data.windows, 5);
+  EncoderWithHead<Cpu<float>> model(run.device, config, 1, HeadRows::masked, LastBlock::all);
+  upload(run.device, model.parameters().values(), run.values().data());
+  upload(run.device, model.parameters().statistics(), run.statistics().data());
+  Buckets<EncoderWithHead<Cpu<float>>, Cpu<float>> buckets(run.device, model, 1, 8);
+  for (const NumberedWindow& one : run.data.windows) {
+    INFO("window " << one.number);
+    const BatchItem item{.window = one.window};
+    auto& bucket = buckets(1, one.window.length);
+    run.loader.load(run.device, bucket.batch, {&item, 1});
+    const auto input = run.stage.prepare(run.device, bucket.batch, Draw::evaluation, 0);
+    const Pass pass = bucket.batch.pass(Mode::evaluation, 0, 0, 0);
+    const float score = model.forward(run.device, pass, input, bucket.saved)(0, 0);
+    CHECK(std::abs(scores.at(one.number).values[0] - score) <= 10 * rounding);  // scores are of order 10
+  }
+}
+
 TEST_CASE("prediction changes nothing of the model") {
   TrainingCase<FinetuningStage<Cpu<float>>> run(small_config(Task::finetuning), SmallData(9));
   const auto values = run.values(), statistics = run.statistics();
