@@ -29,10 +29,11 @@ class Linear {
     return {.x = {}, .pre_activation = arena.template take<Real>(T, out_)};
   }
 
+  /// x [R, in] with R <= T planned rows.
   void forward(Device& device, const Pass&, View<Real, 2> y, View<const Real, 2> x, Saved& saved) const {
     saved.x = x;
     run(device, LinearForward<Real>{.y = y,
-                                    .pre_activation = saved.pre_activation,
+                                    .pre_activation = saved.pre_activation.rows(0, x.extent(0)),
                                     .x = x,
                                     .weight = weight_.template working<2>(),
                                     .bias = bias_.template working<1>(),
