@@ -178,5 +178,6 @@ namespace blinkbert {
 
 static_assert(Backend<Emulated<float>>);
 static_assert(Backend<Emulated<bf16>>);
+static_assert(FusesNarrowBlocks<Emulated<float>> && FusesNarrowBlocks<Emulated<bf16>>);
 
 }  // namespace blinkbert

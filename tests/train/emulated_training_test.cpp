@@ -43,8 +43,8 @@ void check_follows_cpu(const Config& config, std::optional<std::vector<int>> unf
     worst_wide = std::max(worst_wide, std::abs(wide[t] / cpu[t] - 1));
     worst_narrow = std::max(worst_narrow, std::abs(narrow[t] / cpu[t] - 1));
   }
-  WARN("largest relative difference of the loss to the CPU's over " << steps << " steps: float " << worst_wide << ", bf16 "
-                                                                   << worst_narrow);
+  WARN("largest relative difference of the loss to the CPU's over " << steps << " steps: float " << worst_wide
+                                                                    << ", bf16 " << worst_narrow);
   CHECK(worst_wide <= 1e-5);
   CHECK(worst_narrow <= 2e-2);
 }
@@ -63,6 +63,21 @@ TEST_CASE("pre-norm pre-training with concatenation on the kernels follows the C
   Config config = run_config(Task::pretraining);
   config.model.upscaling = Upscaling::attention_concatenation;
   config.model.norm = NormOrder::pre;
+  config.head.rows = HeadRows::masked;
+  check_follows_cpu<PretrainingStage>(config);
+}
+
+TEST_CASE("pre-training without upscaling on the kernels follows the CPU", "[emulated_training]") {
+  Config config = run_config(Task::pretraining);
+  config.model.upscaling = Upscaling::none;
+  config.model.width = 3;
+  check_follows_cpu<PretrainingStage>(config);
+}
+
+TEST_CASE("pre-training with a last block for the rows read on the kernels follows the CPU", "[emulated_training]") {
+  Config config = run_config(Task::pretraining);
+  config.model.upscaling = Upscaling::attention_concatenation;
+  config.model.last_block = LastBlock::read;
   config.head.rows = HeadRows::masked;
   check_follows_cpu<PretrainingStage>(config);
 }

@@ -10,7 +10,8 @@ namespace blinkbert {
 ///   post-norm  u = LN1(x + drop(a(x))),        y = LN2(u + drop(f(u)))
 ///   pre-norm   u = x + drop(a(LN1(x))),        y = u + drop(f(LN2(u)))
 /// Where only some rows of y are read, it is computed for them alone: keys and values come from every row of x, all else
-/// from those read. Names below `name` are those of torch.nn.TransformerEncoderLayer.
+/// from those read. A backend that has narrow blocks as one op (ops/narrow_block.hpp) runs them so where all rows are read.
+/// Names below `name` are those of torch.nn.TransformerEncoderLayer.
 /// Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.1; pre-norm: Xiong et al. 2020, arXiv:2002.04745, table 1.
 template <Backend Device>
 class EncoderBlock {
@@ -27,6 +28,7 @@ class EncoderBlock {
     View<Real, 2> sum1;         // [T, E]  x + drop(a)
     View<Real, 2> middle;       // [T, E]  what the feed-forward reads
     View<Real, 2> sum2;         // [T, E]  post: u + drop(f)
+    View<const Real, 2> x;      // [T, E]  borrowed; where the block runs as one op
   };
 
   /// Memory that holds nothing between calls: one for all blocks of a width.
@@ -61,7 +63,8 @@ class EncoderBlock {
             .normed_read = {},
             .sum1 = rows(true),
             .middle = rows(true),
-            .sum2 = rows(!pre)};
+            .sum2 = rows(!pre),
+            .x = {}};
   }
 
   /// Where some rows may be read alone.
@@ -83,6 +86,13 @@ class EncoderBlock {
   /// x [T, E]; y [T, E], or [M, E] for the rows read.
   void forward(Device& device, const Pass& pass, View<Real, 2> y, View<const Real, 2> x, const RowsRead& read,
                Saved& saved, const Scratch& scratch) const {
+    if constexpr (FusesNarrowBlocks<Device>) {
+      if (is_fused(device, pass, read)) {
+        saved.x = x;
+        run(device, NarrowBlockForward<Real>{.y = y, .x = x, .weights = weights(), .setting = setting(pass)});
+        return;
+      }
+    }
     const Dropout drop1 = dropout(pass, Purpose::attention_residual_dropout);
     const Dropout drop2 = dropout(pass, Purpose::feed_forward_residual_dropout);
     const int R = y.extent(0);
@@ -109,6 +119,17 @@ class EncoderBlock {
   /// dx [T, E]; an empty one is not wanted. dy as y.
   void backward(Device& device, const Pass& pass, View<Real, 2> dx, View<const Real, 2> dy, const RowsRead& read,
                 const Saved& saved, const Scratch& scratch) const {
+    if constexpr (FusesNarrowBlocks<Device>) {
+      if (is_fused(device, pass, read)) {
+        run(device, NarrowBlockBackward<Real>{.dx = dx,
+                                              .gradients = gradients(),
+                                              .dy = dy,
+                                              .x = saved.x,
+                                              .weights = weights(),
+                                              .setting = setting(pass)});
+        return;
+      }
+    }
     const Dropout drop1 = dropout(pass, Purpose::attention_residual_dropout);
     const Dropout drop2 = dropout(pass, Purpose::feed_forward_residual_dropout);
     const int R = dy.extent(0);
@@ -144,6 +165,50 @@ class EncoderBlock {
     const View<Real, 2> gathered = room.rows(0, read.count(x.extent(0)));
     run(device, GatherRowsForward<Real>{.y = gathered, .x = x, .rows = read.rows});
     return gathered;
+  }
+
+  bool is_fused(const Device& device, const Pass& pass, const RowsRead& read) const {
+    return !read && fuses_narrow_block(device, width_, attention_.heads(), attention_.width_of_head(), pass.L);
+  }
+  BlockWeights<Real> weights() const {
+    const Linear<Device>&first = feed_forward_.first(), &second = feed_forward_.second();
+    return {.in_weight = attention_.in_weight().template working<2>(),
+            .in_bias = attention_.in_bias().template working<1>(),
+            .out_weight = attention_.out_weight().template working<2>(),
+            .out_bias = attention_.out_bias().template working<1>(),
+            .weight1 = first.weight().template working<2>(),
+            .bias1 = first.bias().template working<1>(),
+            .weight2 = second.weight().template working<2>(),
+            .bias2 = second.bias().template working<1>(),
+            .gamma1 = norm1_.gamma().template value<1>(),
+            .beta1 = norm1_.beta().template value<1>(),
+            .gamma2 = norm2_.gamma().template value<1>(),
+            .beta2 = norm2_.beta().template value<1>()};
+  }
+  BlockGradients<Real> gradients() const {
+    const Linear<Device>&first = feed_forward_.first(), &second = feed_forward_.second();
+    return {.in_weight = attention_.in_weight().template gradient<2>(),
+            .in_bias = attention_.in_bias().template gradient<1>(),
+            .out_weight = attention_.out_weight().template gradient<2>(),
+            .out_bias = attention_.out_bias().template gradient<1>(),
+            .weight1 = first.weight().template gradient<2>(),
+            .bias1 = first.bias().template gradient<1>(),
+            .weight2 = second.weight().template gradient<2>(),
+            .bias2 = second.bias().template gradient<1>(),
+            .gamma1 = norm1_.gamma().template gradient<1>(),
+            .beta1 = norm1_.beta().template gradient<1>(),
+            .gamma2 = norm2_.gamma().template gradient<1>(),
+            .beta2 = norm2_.beta().template gradient<1>()};
+  }
+  BlockSetting<Real> setting(const Pass& pass) const {
+    return {.visible = pass.visible,
+            .lengths = pass.lengths,
+            .L = pass.L,
+            .H = attention_.heads(),
+            .order = norm_order_,
+            .attention = attention_.dropout(pass),
+            .after_attention = dropout(pass, Purpose::attention_residual_dropout),
+            .after_feed_forward = dropout(pass, Purpose::feed_forward_residual_dropout)};
   }
 
   Dropout dropout(const Pass& pass, Purpose purpose) const { return pass.dropout(purpose, layer_, drop_probability_); }

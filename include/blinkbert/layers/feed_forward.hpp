@@ -49,6 +49,9 @@ class FeedForward {
     first_.backward(device, pass, dx, dhidden, saved.first, residual);
   }
 
+  const Linear<Device>& first() const { return first_; }
+  const Linear<Device>& second() const { return second_; }
+
  private:
   int hidden_;
   Linear<Device> first_, second_;

@@ -87,6 +87,9 @@ class LayerNorm {
                                            .L = pass.L});
   }
 
+  const Parameter<Device>& gamma() const { return gamma_; }
+  const Parameter<Device>& beta() const { return beta_; }
+
  private:
   Parameter<Device> gamma_, beta_;  // [E]
 };

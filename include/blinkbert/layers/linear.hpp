@@ -56,6 +56,9 @@ class Linear {
             .dweight = weight_.template gradient<2>(), .dbias = bias_.template gradient<1>(), .dy = dy, .x = saved.x});
   }
 
+  const Parameter<Device>& weight() const { return weight_; }
+  const Parameter<Device>& bias() const { return bias_; }
+
  private:
   Parameter<Device> weight_;  // [out, in]
   Parameter<Device> bias_;    // [out]

@@ -125,6 +125,16 @@ class SelfAttention {
     }
   }
 
+  int heads() const { return heads_; }
+  int width_of_head() const { return head_width_; }
+  const Parameter<Device>& in_weight() const { return in_weight_; }
+  const Parameter<Device>& in_bias() const { return in_bias_; }
+  const Parameter<Device>& out_weight() const { return out_weight_; }
+  const Parameter<Device>& out_bias() const { return out_bias_; }
+  Dropout dropout(const Pass& pass) const {
+    return pass.dropout(Purpose::attention_dropout, layer_, drop_probability_);
+  }
+
  private:
   struct Parts {
     View<Real, 2> q;   // [M, H D]
@@ -162,9 +172,6 @@ class SelfAttention {
                                            .x = x});
   }
 
-  Dropout dropout(const Pass& pass) const {
-    return pass.dropout(Purpose::attention_dropout, layer_, drop_probability_);
-  }
   View<Real, 3> by_head(View<Real, 2> rows) const { return reshape(rows, {rows.extent(0), heads_, head_width_}); }
   View<Real, 4> by_row(const Pass& pass, View<Real, 2> rows) const {
     return reshape(rows, {pass.B(), pass.L, heads_, head_width_});
