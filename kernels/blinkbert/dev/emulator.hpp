@@ -2,14 +2,20 @@
 
 // The device words on a host: the same kernel source, run by emulator_block.hpp. What each word means: dev/dev.hpp.
 //
-// What it cannot tell: time, registers, caches, and whether the device's own instructions do what dev/cuda.hpp says.
+// What it cannot tell: time, registers, caches, launch bounds, and whether the device's own instructions do what
+// dev/cuda.hpp says. It sees nothing of what a kernel does without the words (`view(i)` instead of `load(at(view, i))`).
+// Lanes that are divided inside a function of the kernels' own, called from two places, meet there unnoticed.
+
+#include <omp.h>
 
 #include <bit>
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
+#include <limits>
 #include <mutex>
 #include <string_view>
-#include <tuple>
 
 #include <blinkbert/dev/basics.hpp>
 #include <blinkbert/dev/emulator_block.hpp>
@@ -24,10 +30,12 @@ namespace blinkbert::dev {
 namespace emulator {
 
 /// The block that this host thread is running: kernels are plain functions, so the words find it here.
-inline thread_local Block* running_block = nullptr;
+inline thread_local constinit Block* running_block = nullptr;
 inline Block& current() { return *running_block; }
 
 }  // namespace emulator
+
+using emulator::Where;
 
 // --- identity ----------------------------------------------------------------------------------------------------
 inline int thread() { return emulator::current().thread(); }
@@ -42,8 +50,10 @@ template <class T>
 struct Shared {
   T* data = nullptr;
   int count = 0;
-  Shared from(int first) const {
-    if (first < 0 || first > count) emulator::current().fault("tile of ", count, " cut at ", first);
+  Shared from(int first, Where where = Where::current()) const {
+    if (first < 0 || first > count) {
+      emulator::current().fault(text("tile of ", count, " elements cut at ", first, " at ", emulator::spell(where)));
+    }
     return {data + first, count - first};
   }
 };
@@ -51,12 +61,14 @@ struct Shared {
 class SharedMemory {
  public:
   template <class T>
-  Shared<T> take(int count) {
+  Shared<T> take(int count, Where where = Where::current()) {
     emulator::Block& block = emulator::current();
     auto* data = reinterpret_cast<T*>(block.shared() + used_);
     used_ += static_cast<std::size_t>(shared_bytes<T>(count));
-    if (used_ > block.shared_size())
-      block.fault(used_, " bytes of shared memory taken, launched with ", block.shared_size());
+    if (count < 0 || used_ > block.shared_size()) {
+      block.fault(text(used_, " bytes of shared memory taken at ", emulator::spell(where), ", launched with ",
+                       block.shared_size()));
+    }
     return {data, count};
   }
 
@@ -64,24 +76,37 @@ class SharedMemory {
   std::size_t used_ = 0;
 };
 
-/// An element of global memory and how many follow it in its row, itself included.
+/// An element of global memory and how many follow it in its row, itself included. Negative where the view has no such
+/// element: a mark for Block::fault_outside.
 template <class T>
 struct GlobalPlace {
   T* pointer;
   int left;
 
+  /// The element, or faults where N of them together are no access that the device can make.
   template <int N>
-  T* place(const emulator::Where& where) const {
-    if (N > left) {
-      emulator::current().fault("vector of ", N, " with ", left, " elements left in the row (", emulator::spell(where),
-                                ")");
-    }
-    constexpr std::size_t unit = N * sizeof(T) < 16 ? N * sizeof(T) : 16;
-    if (N > 1 && reinterpret_cast<std::uintptr_t>(pointer) % unit != 0) {
-      emulator::current().fault("vector of ", N, " at an address that is not a multiple of ", unit, " (",
-                                emulator::spell(where), ")");
-    }
+  T* vector(Where where) const {
+    constexpr std::size_t unit = alignment<N>();
+    if (N > left) [[unlikely]]
+      fault_beyond(N, where);
+    if (reinterpret_cast<std::uintptr_t>(pointer) % unit != 0) [[unlikely]]
+      fault_misaligned(N, unit, where);
     return pointer;
+  }
+
+  template <int N>
+  static constexpr std::size_t alignment() {
+    if constexpr (N == 1) return alignof(T);
+    if constexpr (N > 1) return alignof(Vector<std::remove_const_t<T>, N>);
+  }
+  [[noreturn, gnu::cold]] void fault_beyond(int count, Where where) const {
+    if (left < 0) emulator::current().fault_outside(left, where);
+    emulator::current().fault(
+        text("vector of ", count, " at ", emulator::spell(where), " with ", left, " elements left in the row"));
+  }
+  [[noreturn, gnu::cold]] static void fault_misaligned(int count, std::size_t unit, Where where) {
+    emulator::current().fault(text(count == 1 ? std::string("element") : text("vector of ", count), " at ",
+                                   emulator::spell(where), " is at an address that is not a multiple of ", unit));
   }
 };
 
@@ -94,18 +119,17 @@ namespace emulator {
 template <class T, int Rank, class... Index>
 GlobalPlace<T> place_in(const View<T, Rank>& view, Index... index) {
   static_assert(sizeof...(Index) == Rank);
-  const int indices[] = {static_cast<int>(index)...};
+  const std::int64_t indices[] = {static_cast<std::int64_t>(index)...};
+  bool is_inside = true;
   for (int axis = 0; axis < Rank; ++axis) {
-    if (indices[axis] < 0 || indices[axis] >= view.extent(axis)) {
-      std::string place, extents;
-      for (int i = 0; i < Rank; ++i) {
-        place += text(i == 0 ? "" : ", ", indices[i]);
-        extents += text(i == 0 ? "" : ", ", view.extent(i));
-      }
-      current().fault("element (", place, ") of a view of (", extents, ")");
-    }
+    is_inside = is_inside && indices[axis] >= 0 && indices[axis] < view.extent(axis);
   }
-  return {&view(index...), view.extent(Rank - 1) - indices[Rank - 1]};
+  if (!is_inside) [[unlikely]] {
+    std::int64_t extents[Rank];
+    for (int axis = 0; axis < Rank; ++axis) extents[axis] = view.extent(axis);
+    return {view.data(), current().note_outside("a view", indices, extents)};
+  }
+  return {&view(index...), static_cast<int>(view.extent(Rank - 1) - indices[Rank - 1])};
 }
 
 }  // namespace emulator
@@ -120,74 +144,76 @@ GlobalPlace<T> at(const Acc<T, Rank>& sum, Index... index) {
 }
 template <class T>
 SharedPlace<T> at(const Shared<T>& tile, int i) {
-  if (i < 0 || i >= tile.count) emulator::current().fault("element ", i, " of a tile of ", tile.count);
+  if (i < 0 || i >= tile.count) [[unlikely]]
+    return {{tile.data, emulator::current().note_outside("a tile", {std::int64_t{i}}, {std::int64_t{tile.count}})}};
   return {{tile.data + i, tile.count - i}};
 }
 
-template <class T>
-std::remove_const_t<T> load(const GlobalPlace<T>& place, const emulator::Where& where = emulator::Where::current()) {
-  emulator::current().touch_global(place.pointer, sizeof(T), emulator::Access::read, where);
-  return *place.pointer;
+namespace emulator {
+
+/// The place of N elements, after everything that can be wrong with an access to them has been looked at.
+template <int N, Access access, class T>
+T* accessed(const GlobalPlace<T>& place, Where where) {
+  T* const pointer = place.template vector<N>(where);
+  current().touch_global(pointer, N * sizeof(T), sizeof(T), access, where);
+  return pointer;
 }
-template <class T>
-std::remove_const_t<T> load(const SharedPlace<T>& place, const emulator::Where& where = emulator::Where::current()) {
-  emulator::current().touch_shared(place.pointer, sizeof(T), emulator::Access::read, where);
-  return *place.pointer;
+template <int N, Access access, class T>
+T* accessed(const SharedPlace<T>& place, Where where) {
+  T* const pointer = place.template vector<N>(where);
+  current().template touch_shared<access>(pointer, N * sizeof(T), sizeof(T), where);
+  return pointer;
 }
-template <int N, class T>
-Vector<std::remove_const_t<T>, N> load(const GlobalPlace<T>& place,
-                                       const emulator::Where& where = emulator::Where::current()) {
-  Vector<std::remove_const_t<T>, N> value;
-  const T* from = place.template place<N>(where);
-  emulator::current().touch_global(from, sizeof(value), emulator::Access::read, where);
+
+template <int N, class Place>
+auto load_vector(const Place& place, Where where) {
+  const auto* from = accessed<N, Access::read>(place, where);
+  Vector<std::remove_cvref_t<decltype(*from)>, N> value;
+  static_assert(sizeof(value) >= 2, "the device words move two bytes and more");
   std::copy_n(from, N, value.element);
   return value;
 }
+
+}  // namespace emulator
+
+template <class T>
+std::remove_const_t<T> load(const GlobalPlace<T>& place, Where where = Where::current()) {
+  return *emulator::accessed<1, emulator::Access::read>(place, where);
+}
+template <class T>
+std::remove_const_t<T> load(const SharedPlace<T>& place, Where where = Where::current()) {
+  return *emulator::accessed<1, emulator::Access::read>(place, where);
+}
 template <int N, class T>
-Vector<std::remove_const_t<T>, N> load(const SharedPlace<T>& place,
-                                       const emulator::Where& where = emulator::Where::current()) {
-  Vector<std::remove_const_t<T>, N> value;
-  const T* from = place.template place<N>(where);
-  emulator::current().touch_shared(from, sizeof(value), emulator::Access::read, where);
-  std::copy_n(from, N, value.element);
-  return value;
+Vector<std::remove_const_t<T>, N> load(const GlobalPlace<T>& place, Where where = Where::current()) {
+  return emulator::load_vector<N>(place, where);
+}
+template <int N, class T>
+Vector<std::remove_const_t<T>, N> load(const SharedPlace<T>& place, Where where = Where::current()) {
+  return emulator::load_vector<N>(place, where);
 }
 template <class T>
-void store(const GlobalPlace<T>& place, std::type_identity_t<T> value,
-           const emulator::Where& where = emulator::Where::current()) {
-  emulator::current().touch_global(place.pointer, sizeof(T), emulator::Access::write, where);
-  *place.pointer = value;
+void store(const GlobalPlace<T>& place, std::type_identity_t<T> value, Where where = Where::current()) {
+  *emulator::accessed<1, emulator::Access::write>(place, where) = value;
 }
 template <class T>
-void store(const SharedPlace<T>& place, std::type_identity_t<T> value,
-           const emulator::Where& where = emulator::Where::current()) {
-  emulator::current().touch_shared(place.pointer, sizeof(T), emulator::Access::write, where);
-  *place.pointer = value;
+void store(const SharedPlace<T>& place, std::type_identity_t<T> value, Where where = Where::current()) {
+  *emulator::accessed<1, emulator::Access::write>(place, where) = value;
 }
 template <class T, int N>
-void store(const GlobalPlace<T>& place, const Vector<T, N>& value,
-           const emulator::Where& where = emulator::Where::current()) {
-  T* to = place.template place<N>(where);
-  emulator::current().touch_global(to, sizeof(value), emulator::Access::write, where);
-  std::copy_n(value.element, N, to);
+void store(const GlobalPlace<T>& place, const Vector<T, N>& value, Where where = Where::current()) {
+  std::copy_n(value.element, N, emulator::accessed<N, emulator::Access::write>(place, where));
 }
 template <class T, int N>
-void store(const SharedPlace<T>& place, const Vector<T, N>& value,
-           const emulator::Where& where = emulator::Where::current()) {
-  T* to = place.template place<N>(where);
-  emulator::current().touch_shared(to, sizeof(value), emulator::Access::write, where);
-  std::copy_n(value.element, N, to);
+void store(const SharedPlace<T>& place, const Vector<T, N>& value, Where where = Where::current()) {
+  std::copy_n(value.element, N, emulator::accessed<N, emulator::Access::write>(place, where));
 }
 
 // --- waiting -----------------------------------------------------------------------------------------------------
-inline void sync_block(const emulator::Where& where = emulator::Where::current()) {
-  emulator::current().barrier(0, threads(), where);
-}
-inline void sync_warp(const emulator::Where& where = emulator::Where::current()) {
-  emulator::current().sync_warp(where);
-}
+inline void sync_block(Where where = Where::current()) { emulator::current().barrier(0, threads(), where); }
+inline void sync_warp(Where where = Where::current()) { emulator::current().sync_warp(where); }
 template <int Id>
-void sync_group(int threads, const emulator::Where& where = emulator::Where::current()) {
+void sync_group(int threads, Where where = Where::current()) {
   static_assert(Id > 0 && Id < 16);
   emulator::current().barrier(Id, threads, where);
 }
@@ -197,7 +223,9 @@ namespace emulator {
 
 /// What shuffles do: every lane gives a value and gets that of the lane it names.
 template <class T>
-T exchange(T value, int from_lane, const char* what, const Where& where) {
+T exchange(T value, int from_lane, const char* what, Where where) {
+  if (from_lane < 0 || from_lane >= warp_size) [[unlikely]]
+    current().fault(text(what, " at ", spell(where), " from lane ", from_lane));
   struct Arguments {
     T given;
     int from;
@@ -212,14 +240,14 @@ T exchange(T value, int from_lane, const char* what, const Where& where) {
 }  // namespace emulator
 
 template <class T>
-T shuffle_xor(T value, int mask, const emulator::Where& where = emulator::Where::current()) {
+T shuffle_xor(T value, int mask, Where where = Where::current()) {
   return emulator::exchange(value, lane() ^ mask, "shuffle_xor", where);
 }
 template <class T>
-T shuffle(T value, int from_lane, const emulator::Where& where = emulator::Where::current()) {
+T shuffle(T value, int from_lane, Where where = Where::current()) {
   return emulator::exchange(value, from_lane, "shuffle", where);
 }
-inline std::uint32_t ballot(bool condition, const emulator::Where& where = emulator::Where::current()) {
+inline std::uint32_t ballot(bool condition, Where where = Where::current()) {
   struct Arguments {
     bool condition;
     std::uint32_t votes;
@@ -236,17 +264,18 @@ inline int popcount(std::uint32_t word) { return std::popcount(word); }
 // --- asynchronous copies -----------------------------------------------------------------------------------------
 template <class T>
 void copy_async(const SharedPlace<std::remove_const_t<T>>& to, const GlobalPlace<T>& from, bool is_wanted,
-                const emulator::Where& where = emulator::Where::current()) {
+                Where where = Where::current()) {
   constexpr int N = 16 / static_cast<int>(sizeof(T));
-  auto* target = to.template place<N>(where);
-  const auto* source = is_wanted ? from.template place<N>(where) : from.pointer;
+  auto* target = to.template vector<N>(where);
+  const auto* source = is_wanted ? from.template vector<N>(where) : nullptr;
   emulator::current().copy_async(reinterpret_cast<std::byte*>(target), reinterpret_cast<const std::byte*>(source),
-                                 is_wanted, where);
+                                 sizeof(T), is_wanted, where);
 }
 inline void commit_copies() { emulator::current().commit_copies(); }
 template <int UnderWay>
-void wait_copies() {
-  emulator::current().wait_copies(UnderWay);
+void wait_copies(Where where = Where::current()) {
+  static_assert(UnderWay >= 0);
+  emulator::current().wait_copies(UnderWay, where);
 }
 
 // --- maths -------------------------------------------------------------------------------------------------------
@@ -274,35 +303,53 @@ class Machine {
 
   template <auto Kernel, class... Arguments>
   void launch(LaunchShape shape, const Arguments&... arguments) {
+    run_grid(kernel_name(__PRETTY_FUNCTION__), shape, [&] { Kernel(arguments...); });
+  }
+
+ private:
+  /// Throws what was thrown in the first of the blocks that threw.
+  void run_grid(const std::string& kernel, LaunchShape shape, const std::function<void()>& body) {
+    BLINKBERT_EXPECTS(shape.blocks > 0, shape.blocks);
     BLINKBERT_EXPECTS(shape.threads > 0 && shape.threads % warp_size == 0 && shape.threads <= 1024, shape.threads);
     BLINKBERT_EXPECTS(shape.shared_bytes >= 0 && shape.shared_bytes <= most_shared_bytes, shape.shared_bytes);
     BLINKBERT_EXPECTS(std::int64_t{shape.blocks} * shape.threads < MemoryMap::most_threads, shape.blocks,
                       shape.threads);
-    launches_ = launches_ % ((1u << 20) - 3) + 2;
-    const std::string name = kernel_name(__PRETTY_FUNCTION__);
+    if (launch_ == MemoryMap::most_launches) {
+      memory_->forget_launches();
+      launch_ = MemoryMap::first_launch;
+    }
+    const Launch launch{kernel, launch_++, shape, options_, memory_.get()};
+    while (static_cast<int>(blocks_.size()) < options_.host_threads) blocks_.push_back(std::make_unique<Block>());
     std::exception_ptr error;
+    int failed = std::numeric_limits<int>::max();  // the block
     std::mutex mutex;
+    const auto attempt = [&](int number, const auto& work) {
+      try {
+        work();
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (number < failed) error = std::current_exception();
+        failed = std::min(failed, number);
+      }
+    };
 #pragma omp parallel num_threads(options_.host_threads) if (options_.host_threads > 1)
     {
-      Block block(name, shape.blocks, shape.threads, (shape.shared_bytes + 15) / 16 * 16, options_, launches_,
-                  *memory_);
+      Block& block = *blocks_[static_cast<std::size_t>(omp_get_thread_num())];
       running_block = &block;
+      attempt(-1, [&] { block.begin_launch(launch); });
+#pragma omp barrier
 #pragma omp for schedule(dynamic)
       for (int number = 0; number < shape.blocks; ++number) {
         {
           const std::lock_guard lock(mutex);
-          if (error) continue;
+          if (number > failed) continue;
         }
-        try {
-          block.run(number, [&] { Kernel(arguments...); });
-        } catch (const std::exception&) {
-          const std::lock_guard lock(mutex);
-          if (!error) error = std::current_exception();
-        }
+        attempt(number, [&] { block.run(number, body); });
       }
       running_block = nullptr;
-      const std::lock_guard lock(mutex);
-      for (const auto& [line, count] : block.bank_counts()) {
+    }
+    for (const auto& block : blocks_) {
+      for (const auto& [line, count] : block->take_bank_counts()) {
         bank_counts_[line].turns += count.turns;
         bank_counts_[line].conflicts += count.conflicts;
       }
@@ -310,31 +357,37 @@ class Machine {
     if (error) std::rethrow_exception(error);
   }
 
- private:
   static std::string kernel_name(std::string_view function) {
     const std::string_view mark = "Kernel = ";
     const std::size_t begin = function.find(mark) + mark.size();
     const std::string_view name = function.substr(begin, function.find(';', begin) - begin);
-    return std::string(name.substr(name.rfind("::", name.find('<')) + 2));
+    const std::size_t space = name.rfind("::", name.find('<'));
+    return std::string(space == name.npos ? name : name.substr(space + 2));
   }
 
   Options options_;
   std::shared_ptr<MemoryMap> memory_ = std::make_shared<MemoryMap>();
-  std::uint32_t launches_ = 0;
+  std::uint32_t launch_ = MemoryMap::first_launch;
+  std::vector<std::unique_ptr<Block>> blocks_;  // of each host thread
   BankCounts bank_counts_;
 };
 
 /// The seed of schedules: BLINKBERT_SCHEDULE_SEED, or 1.
 inline std::uint64_t schedule_seed() {
   const char* seed = std::getenv("BLINKBERT_SCHEDULE_SEED");
-  return seed == nullptr ? 1 : std::strtoull(seed, nullptr, 10);
+  if (seed == nullptr) return 1;
+  const char* const end = seed + std::strlen(seed);
+  std::uint64_t value = 0;
+  const auto [rest, error] = std::from_chars(seed, end, value);
+  if (error != std::errc{} || rest != end) throw InputError(text("BLINKBERT_SCHEDULE_SEED is no seed: '", seed, "'"));
+  return value;
 }
 
 }  // namespace emulator
 
 template <auto Kernel, class Gpu, class... Arguments>
 void launch(Gpu& gpu, LaunchShape shape, const Arguments&... arguments) {
-  if (shape.blocks > 0) gpu.machine().template launch<Kernel>(shape, arguments...);
+  if (shape.blocks != 0) gpu.machine().template launch<Kernel>(shape, arguments...);
 }
 
 }  // namespace blinkbert::dev

@@ -16,20 +16,17 @@ enum class Order { as_stored, transposed };
 
 /// Four 8 x 8 matrices; lane l names row l % 8 of matrix l / 8.
 template <Order order>
-void load_matrix(std::uint32_t (&part)[4], const SharedPlace<bf16>& row, const char* what, const Where& where) {
+void load_matrix(std::uint32_t (&part)[4], const SharedPlace<bf16>& row, const char* what, Where where) {
   struct Arguments {
     const bf16* row;
     std::uint32_t* part;
-  } mine{row.place<8>(where), part};
+  } mine{row.vector<8>(where), part};
   Block& block = current();
   block.collective(what, where, mine, [&](const auto& lane) {
     for (std::size_t matrix = 0; matrix < 4; ++matrix) {
       std::array<const void*, 8> rows{};
-      for (std::size_t r = 0; r < 8; ++r) {
-        rows[r] = lane[8 * matrix + r]->row;
-        block.touch_shared_as(static_cast<int>(8 * matrix + r), rows[r], 16, Access::read, where);
-      }
-      block.count_turn(rows, where);
+      for (std::size_t r = 0; r < 8; ++r) rows[r] = lane[8 * matrix + r]->row;
+      block.touch_matrix(rows, static_cast<int>(8 * matrix), where);
       for (std::size_t l = 0; l < 32; ++l) {
         const std::size_t a = l / 4, b = 2 * (l % 4);
         const auto element = [&](std::size_t r, std::size_t c) { return lane[8 * matrix + r]->row[c].bits; };
@@ -43,18 +40,17 @@ void load_matrix(std::uint32_t (&part)[4], const SharedPlace<bf16>& row, const c
 
 }  // namespace emulator
 
-inline void load_matrix(std::uint32_t (&part)[4], const SharedPlace<bf16>& row,
-                        const emulator::Where& where = emulator::Where::current()) {
+inline void load_matrix(std::uint32_t (&part)[4], const SharedPlace<bf16>& row, Where where = Where::current()) {
   emulator::load_matrix<emulator::Order::as_stored>(part, row, "load_matrix", where);
 }
 inline void load_matrix_transposed(std::uint32_t (&part)[4], const SharedPlace<bf16>& row,
-                                   const emulator::Where& where = emulator::Where::current()) {
+                                   Where where = Where::current()) {
   emulator::load_matrix<emulator::Order::transposed>(part, row, "load_matrix_transposed", where);
 }
 
 /// sum [16, 8] += a [16, 16] b [16, 8]. Products are exact; a device adds them up in an order of its own.
 inline void multiply_add(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
-                         const emulator::Where& where = emulator::Where::current()) {
+                         Where where = Where::current()) {
   struct Arguments {
     float* sum;
     const std::uint32_t* a;
