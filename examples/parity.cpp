@@ -31,9 +31,9 @@ struct ParityFlags : programs::CommonFlags {
 /// The arrays of one call, as the model takes them.
 struct Arrays {
   int B = 0, L = 0, N = 0;
-  std::vector<float> x, target;           // [B, L, N]; target of fine-tuning [B]
-  std::vector<int> lengths;               // [B]
-  std::vector<int> rows, slots, present;  // what the head reads
+  std::vector<float> x, target;                    // [B, L, N]; target of fine-tuning [B]
+  std::vector<int> lengths;                        // [B]
+  std::vector<int> rows, slots, offsets, present;  // what the head reads
   std::vector<std::uint32_t> visible;
   int M = 0;  // chosen rows
 };
@@ -85,6 +85,7 @@ Arrays read_arrays(const ParityFlags& flags, const Config& config) {
   }
   arrays.rows.assign(static_cast<std::size_t>(T), -1);
   arrays.slots.assign(static_cast<std::size_t>(T), -1);
+  arrays.offsets.assign(static_cast<std::size_t>(arrays.B) + 1, 0);
   arrays.present.assign(static_cast<std::size_t>(arrays.B), 0);
   const int words = visible_words(arrays.L);
   arrays.visible.assign(static_cast<std::size_t>(arrays.B * words), 0);
@@ -106,6 +107,7 @@ Arrays read_arrays(const ParityFlags& flags, const Config& config) {
       arrays.slots[t] = place;
       if (!pretrains) arrays.present[static_cast<std::size_t>(b)] = 1;
     }
+    arrays.offsets[static_cast<std::size_t>(b) + 1] = pretrains ? arrays.M : b + 1;
   }
   if (flags.target) {
     const NpyArray target = read_npy(*flags.target);
@@ -135,11 +137,13 @@ Safetensors run_checkpoint(const ParityFlags& flags, const Safetensors& checkpoi
   upload(device, batch.lengths, arrays.lengths.data());
   upload(device, batch.rows, arrays.rows.data());
   upload(device, batch.slots, arrays.slots.data());
+  upload(device, batch.offsets, arrays.offsets.data());
   upload(device, batch.present, arrays.present.data());
   upload(device, batch.visible, arrays.visible.data());
   batch.M = arrays.M;
 
-  ModelInput<float> input{.x = batch.clean, .rows = batch.rows.rows(0, arrays.M), .slots = batch.slots};
+  ModelInput<float> input{
+      .x = batch.clean, .rows = batch.rows.rows(0, arrays.M), .slots = batch.slots, .offsets = batch.offsets};
   if constexpr (!Stage::predicts_rows) {
     input.rows = batch.rows.rows(0, arrays.B);
     input.present = batch.present;

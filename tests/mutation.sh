@@ -1,31 +1,35 @@
 #!/usr/bin/env bash
-# Plants one fault at a time in a copy of the CPU backend and requires that the op's test turns red.
+# Plants one fault at a time in a copy of the sources and requires that the op's test turns red.
 #
-#   bash tests/mutation.sh [--only OP] [--jobs N]
+#   bash tests/mutation.sh [--backend cpu|kernels] [--only OP] [--jobs N]
 #
-# A mutant is a line: op, file (from include/blinkbert/), sed expression, what it breaks. Its test is tests/ops/OP_test.cpp.
-# The script fails if a mutant survives, if a sed expression changes nothing, if a mutant does not compile, or if a test is
-# red without any fault. Prints a table "op, mutation, caught". Not part of CI: about 140 compilations.
+# A mutant is a line of tests/mutants/BACKEND.sh: op, file, sed expression, what it breaks. Its test is tests/ops/OP_test.cpp,
+# compiled for the CPU, or for the CUDA kernels on the emulator. The script fails if a mutant survives, if a sed expression
+# changes nothing, if a mutant does not compile, or if a test is red without any fault. Prints a table "op, mutation,
+# caught". Not part of CI: some 250 compilations.
 set -u
 
 {  # one group: read to its end before anything runs, so that editing the file does not disturb a run
 
 root=$(cd "$(dirname "$0")/.." && pwd)
+usage="usage: bash tests/mutation.sh [--backend cpu|kernels] [--only OP] [--jobs N]"
 only=""
 jobs=$(nproc)
+backends="cpu kernels"
 while [ $# -gt 0 ]; do
   case $1 in
+    --backend) backends=${2:?--backend needs cpu or kernels}; shift 2 ;;
     --only) only=${2:?--only needs an op}; shift 2 ;;
     --jobs) jobs=${2:?--jobs needs a number}; shift 2 ;;
-    *) echo "usage: bash tests/mutation.sh [--only OP] [--jobs N]" >&2; exit 2 ;;
+    *) echo "$usage" >&2; exit 2 ;;
   esac
 done
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp -r "$root/include" "$work/include"
-mkdir "$work/tests" "$work/results"
-cp -r "$root/tests/ops" "$root/tests/oracle" "$root/tests/main.cpp" "$work/tests/"
+mkdir -p "$work/original/tests" "$work/results"
+cp -r "$root/include" "$root/kernels" "$work/original/"
+cp -r "$root/tests/ops" "$root/tests/oracle" "$root/tests/main.cpp" "$work/original/tests/"
 
 eigen=$(pkg-config --cflags-only-I eigen3 2>/dev/null || echo -I/usr/include/eigen3)
 flags=(-std=c++20 -O1 -w -fopenmp -DEIGEN_DONT_PARALLELIZE)
@@ -33,182 +37,35 @@ cxx=${CXX:-g++}
 # What every test includes and no mutant changes, compiled once.
 printf '#include <catch2/catch.hpp>\n#include <Eigen/Core>\n#include <Random123/philox.h>\n' > "$work/preamble.hpp"
 "$cxx" "${flags[@]}" $eigen -x c++-header "$work/preamble.hpp" -o "$work/preamble.hpp.gch" || exit 1
-"$cxx" "${flags[@]}" -c "$work/tests/main.cpp" -o "$work/main.o" || exit 1
+"$cxx" "${flags[@]}" -c "$work/original/tests/main.cpp" -o "$work/main.o" || exit 1
 
-mutants=()   # "op \t file \t sed \t what"
-mutant() { [ -n "$only" ] && [ "$only" != "$1" ] || mutants+=("$1"$'\t'"$2"$'\t'"$3"$'\t'"$4"); }
-cpu=backend/cpu
-
-# --- linear ------------------------------------------------------------------------------------------------------------
-mutant linear $cpu/linear.hpp 's#return sum + bias#return sum#' 'forward without the bias'
-mutant linear $cpu/linear.hpp 's#cpu_detail::gelu<Real>, #[](auto v) { return v; }, #' 'forward without GELU'
-mutant linear $cpu/linear.hpp 's#op.pre_activation ? \&op.pre_activation.data#false ? \&op.pre_activation.data#' 'pre-activation not written'
-mutant linear $cpu/linear.hpp 's#if (!op.pre_activation) return;#return;#' 'input gradient without the slope of GELU'
-mutant linear $cpu/linear.hpp 's#op.residual ? cpu_detail::Result::add : cpu_detail::Result::overwrite#cpu_detail::Result::overwrite#' 'input gradient without the residual'
-mutant linear $cpu/gemm.hpp 's#edge\[i \* width + j\] + (result == Result::add ? element : Real(0))#edge[i * width + j]#' 'edges of a product overwritten instead of added to'
-mutant linear $cpu/gemm.hpp 's#k == 0 ? result : Result::add#result#' 'blocks of depth not added up'
-mutant linear $cpu/gemm.hpp 's#b.at(k, j)#b.at(k, 0)#' 'every block of columns from the first columns of B'
-mutant linear $cpu/gemm.hpp 's#a.at(i, k)#a.at(0, k)#' 'every block of rows from the first rows of A'
-mutant linear $cpu/linear.hpp 's#op.dbias(o) += sums#op.dbias(o) = sums#' 'dbias overwritten instead of added to'
-mutant linear $cpu/linear.hpp 's#for (int t = 0; t < T; ++t)#for (int t = 1; t < T; ++t)#' 'dbias without the first row'
-mutant linear $cpu/elementary.hpp 's#gelu_cubic = 0.044715#gelu_cubic = 0.0447#' 'the cubic term of GELU a little off'
-mutant linear $cpu/elementary.hpp 's#3 \* gelu_cubic#2 * gelu_cubic#' 'the slope of GELU with 2 instead of 3'
-
-# --- layer_norm --------------------------------------------------------------------------------------------------------
-mutant layer_norm $cpu/layer_norm.hpp 's#if (op.mean) op.mean(t) = statistics.mean#if (op.mean) op.mean(t) = 0#' 'mean not saved'
-mutant layer_norm $cpu/layer_norm.hpp 's#+ residual\[e\]#+ 0 * residual[e]#' 'backward without the residual'
-mutant layer_norm $cpu/layer_norm.hpp 's#if (!op.dx) continue#if (!op.dx) return#' 'parameter gradients stop where dx is not wanted'
-mutant layer_norm $cpu/layer_norm.hpp 's#std::fill_n(dbeta, E, Real(0));##' 'partial sums not cleared'
-mutant layer_norm $cpu/row_norm.hpp 's#return {mean + shift, 1 / std::sqrt(squares / width - shift \* shift + epsilon)}#Real all = 0; for (int e = 0; e < E; ++e) all += x[e] * x[e]; return {mean, 1 / std::sqrt(all / width - mean * mean + epsilon)}#' 'variance by E[x^2] - mean^2'
-mutant layer_norm $cpu/row_norm.hpp 's#- shift \* shift + epsilon#- shift * shift#' 'no epsilon'
-mutant layer_norm $cpu/row_norm.hpp 's#for (int e = 0; e < E; ++e) sum += x\[e\]#for (int e = 0; e < E; ++e) sum += e + 1 < E ? x[e] : Real(0)#' 'mean without the last column'
-mutant layer_norm $cpu/row_norm.hpp 's#- xhat \* means.of_product##' 'dx without the xhat term'
-mutant layer_norm $cpu/row_norm.hpp 's#dgamma\[e\] += dy\[e\] \* xhat#dgamma[e] += dy[e] * gamma[e] * xhat#' 'dgamma of gamma dy'
-mutant layer_norm $cpu/row_norm.hpp 's#total\[e\] += row\[e\]#total[e] = row[e]#' 'dgamma and dbeta overwritten instead of added to'
-
-# --- residual_norm -----------------------------------------------------------------------------------------------------
-mutant residual_norm $cpu/residual_norm.hpp 's#z\[e\] = x\[e\] + cpu_detail::dropped(branch\[e\], factor\[e\])#z[e] = cpu_detail::dropped(x[e] + branch[e], factor[e])#' 'dropout of the sum instead of the branch'
-mutant residual_norm $cpu/residual_norm.hpp 's#factors.row_of_batch(op.rows, t, op.L)#factors.row(0, t)#' 'dropout counters without the sequence'
-mutant residual_norm $cpu/residual_norm.hpp 's#factors.row_of_batch(op.rows, t, op.L)#factors.row_of_batch({}, t, op.L)#' 'dropout counters of the place instead of the row'
-mutant residual_norm $cpu/residual_norm.hpp 's#if (op.rstd) op.rstd(t) = statistics.rstd#if (op.rstd) op.rstd(t) = 1#' 'rstd not saved'
-mutant residual_norm $cpu/residual_norm.hpp 's#means) + dz\[e\]#means)#' 'backward without dz'
-mutant residual_norm $cpu/residual_norm.hpp 's#dbranch\[e\] = cpu_detail::dropped(dx\[e\], factor\[e\])#dbranch[e] = dx[e]#' 'dbranch without dropout'
-mutant residual_norm $cpu/residual_norm.hpp 's#cpu_detail::add_partials(op.dgamma.data(), partial#cpu_detail::add_partials(op.dgamma.data(), partial + chunks * stride#' 'dbeta in dgamma'
-mutant residual_norm $cpu/dropout_factors.hpp 's#if (b != b_ || row / rows_ != group_)#if (row / rows_ != group_)#' 'factors of the sequence before used again'
-mutant residual_norm $cpu/dropout_factors.hpp 's#return room_ + first % 8 + #return room_ + #' 'factors not moved to the first element of the row'
-
-# --- masked_attention --------------------------------------------------------------------------------------------------
-mutant masked_attention $cpu/attention_head.hpp 's#return 1 / std::sqrt(static_cast<Real>(D))#return 1 / static_cast<Real>(D)#' 'scores scaled by 1/D'
-mutant masked_attention $cpu/attention_head.hpp 's#weight = exponential(load<Real>(weights + s \* query_block) - largest)#weight = exponential(load<Real>(weights + s * query_block))#' 'softmax without the maximum taken off'
-mutant masked_attention $cpu/attention_head.hpp 's#keys += static_cast<int>(visible(b, s / 32) >> (s % 32) \& 1u)#keys += 1#' 'hidden keys attended to'
-mutant masked_attention $cpu/attention_head.hpp 's#length(lengths(b))#length(L)#' 'padded queries taken for real'
-mutant masked_attention $cpu/masked_attention.hpp 's#for (int l = queries; l < head.L; ++l) std::fill_n(o(l)#for (int l = queries + 1; l < head.L; ++l) std::fill_n(o(l)#' 'forward: the first padded row not zero'
-mutant masked_attention $cpu/masked_attention.hpp 's#for (int l = queries; l < head.L; ++l) std::fill_n(dquery(l)#for (int l = queries + 1; l < head.L; ++l) std::fill_n(dquery(l)#' 'backward: dq of the first padded row not zero'
-mutant masked_attention $cpu/masked_attention.hpp 's#first / query_block, tile#0, tile#' 'every block with the dropout of the first'
-mutant masked_attention $cpu/masked_attention.hpp 's#head.rows(op.qkv, 1), head.rows(op.qkv, 2)#head.rows(op.qkv, 2), head.rows(op.qkv, 1)#' 'keys and values exchanged'
-mutant masked_attention $cpu/attention_head.hpp 's#\* (load<Real>(room.dweights + at) - delta)#* load<Real>(room.dweights + at)#' 'backward without delta'
-mutant masked_attention $cpu/attention_head.hpp '/void attend_backward/,$ s#= drop_weights(room, head, dropout)#= room.weights#' 'dv without dropout'
-mutant masked_attention $cpu/attention_head.hpp 's#if (dropout.is_active()) {#if (false) {#' 'dP without dropout'
-mutant masked_attention $cpu/attention_head.hpp 's#write_scaled(dkeys(l), room.dkeys + s \* room.width, head.D)#std::copy_n(room.dkeys + s * room.width, head.D, dkeys(l))#' 'dk without the scale'
-mutant masked_attention $cpu/attention_head.hpp 's#std::fill_n(dvalues(l), head.D, Real(0))#;#' 'dv of hidden keys not written'
-mutant masked_attention $cpu/dropout_factors.hpp 's#Real\* odd = even + 16;#Real* odd = even; even += 16;#' 'attention dropout: two halves exchanged'
-mutant masked_attention $cpu/dropout_factors.hpp 's#static_cast<std::uint32_t>(H) +#static_cast<std::uint32_t>(H + 1) +#' 'attention dropout: another number of heads in the counter'
-
-# --- gathered_attention ------------------------------------------------------------------------------------------------
-mutant gathered_attention $cpu/gathered_attention.hpp 's#room.tile\[s \* query_block + row % query_block\]#room.tile[s * query_block + i]#' 'dropout counters of the place instead of the row'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#query_tile = row / query_block#query_tile = 0#' 'every query with the dropout of the first 16 rows'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#if (query_tile != drawn) {#if (drawn < 0) {#' 'one tile of dropout for a block'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#key_tile \* query_block < head.length#key_tile < 1#' 'dropout of the first 16 keys only'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#op.rows(m) - head.b \* head.L#op.rows(m)#' 'row of the batch instead of the sequence'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#op.rows(m) < 0 || ##' 'a query that is no row attends'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#m < op.offsets(head.b + 1)#m < op.offsets(head.b + 1) - 1#' 'the last query of a sequence left out'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#m = op.offsets(head.b);#m = 0;#' 'queries of earlier sequences taken again'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#if (block.count() > 0) take(block)#;#' 'the last block left out'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#std::fill_n(o(m), D, Real(0))#;#' 'forward: places without a row not written'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#std::fill_n(dquery(m), D, Real(0))#;#' 'backward: places without a row not written'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#clear_key_gradients(room, head);##' 'sums of the head before not cleared'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#gradient, block, width, D, Real(1)#gradient, block, width, D, score_scale<Real>(D)#' 'dP scaled as the scores are'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#write_key_gradients(head.rows(op.dkv, 0), head.rows(op.dkv, 1)#write_key_gradients(head.rows(op.dkv, 1), head.rows(op.dkv, 0)#' 'dk and dv exchanged'
-mutant gathered_attention $cpu/gathered_attention.hpp 's#write_scaled(dquery(block.place(i))#write_scaled(dquery(block.place(0) + i)#' 'dq to consecutive places'
-mutant gathered_attention $cpu/attention_head.hpp 's#keys += static_cast<int>(visible(b, s / 32) >> (s % 32) \& 1u)#keys += 1#' 'hidden keys attended to'
-
-# --- embed_rows --------------------------------------------------------------------------------------------------------
-mutant embed_rows $cpu/embed_rows.hpp 's#prefix\[e\] + position\[e\]#prefix[e]#' 'prefix without the position'
-mutant embed_rows $cpu/embed_rows.hpp 's#t % op.L} \* E\]#(t + 1) % op.L} * E]#' 'the next row'\''s position'
-mutant embed_rows $cpu/embed_rows.hpp 's#if (t % op.L >= op.lengths(t / op.L)) std::fill_n#if (t % op.L > op.lengths(t / op.L)) std::fill_n#' 'forward: the first padded row not zero'
-mutant embed_rows $cpu/embed_rows.hpp 's#if (l >= op.lengths(b)) continue;##' 'dposition of padded rows'
-mutant embed_rows $cpu/embed_rows.hpp 's#op.dbias(o) += sums#op.dbias(o) = sums#' 'dbias overwritten instead of added to'
-mutant embed_rows $cpu/embed_rows.hpp 's#if (op.dx \&\& is_padded)#if (false)#' 'dx of padded rows not zero'
-mutant embed_rows $cpu/embed_rows.hpp 's#last = begin + lengths(b)#last = begin + L#' 'dweight of padded rows'
-
-# --- zero_padding ------------------------------------------------------------------------------------------------------
-mutant zero_padding $cpu/zero_padding.hpp 's#t % op.L >= op.lengths#t % op.L > op.lengths#' 'the first padded row kept'
-mutant zero_padding $cpu/zero_padding.hpp 's#} else if (y != x) {#} else if (y == x) {#' 'real rows not copied'
-
-# --- gather_rows -------------------------------------------------------------------------------------------------------
-mutant gather_rows $cpu/gather_rows.hpp 's#std::fill_n(row, E, Real(0))#;#' 'rows of -1 not written'
-mutant gather_rows $cpu/gather_rows.hpp 's#copy_rows(cpu, op.y, op.x, op.rows, {})#copy_rows(cpu, op.y.rows(0, op.y.extent(0) - 1), op.x, op.rows, {})#' 'forward: the last row not gathered'
-mutant gather_rows $cpu/gather_rows.hpp 's#std::copy_n(source, E, row)#std::copy_n(source, E - 1, row)#' 'the last column not copied'
-mutant gather_rows $cpu/gather_rows.hpp 's#row\[e\] = before\[e\] + source\[e\]#row[e] = source[e]#' 'backward without the residual where a row was gathered'
-mutant gather_rows $cpu/gather_rows.hpp 's#std::copy_n(before, E, row)#;#' 'backward without the residual where none was'
-
-# --- activation --------------------------------------------------------------------------------------------------------
-mutant activation $cpu/activation.hpp 's#x\[f\] <= 0 ? Real(0) : x\[f\]#x[f]#' 'forward without ReLU'
-mutant activation $cpu/activation.hpp 's#dx\[f\] = x\[f\] > 0 ?#dx[f] = x[f] >= 0 ?#' 'slope 1 at 0'
-mutant activation $cpu/activation.hpp 's#x\[f\] > 0 ? cpu_detail::dropped(dy\[f\], factor\[f\])#x[f] > 0 ? dy[f]#' 'backward without dropout'
-mutant activation $cpu/dropout_factors.hpp 's#rows ? std::max(rows(r), 0) : r#r#' 'dropout counters of the place instead of the row'
-mutant activation $cpu/dropout_factors.hpp 's#to\[2 \* w + 1\] = words\[w\]\[c\] >> 16#to[2 * w + 1] = words[3 - w][c] >> 16#' 'dropout: halves in another order'
-mutant activation $cpu/dropout_factors.hpp 's#words\[w\]\[c\] \& 0xffffu) >= threshold#words[w][c] \& 0xffffu) > threshold + 600#' 'drop probability a hundredth too large'
-
-# --- batch_norm --------------------------------------------------------------------------------------------------------
-mutant batch_norm $cpu/batch_norm.hpp 's#BatchStatistics::batch \&\& n >= 2#BatchStatistics::batch \&\& n >= 1#' 'statistics of one row'
-mutant batch_norm $cpu/batch_norm.hpp 's#return !lengths || row % L < lengths(row / L)#return true#' 'padded rows take part'
-mutant batch_norm $cpu/batch_norm.hpp 's#partial\[f\] / (count - 1) - running_variance#partial[f] / count - running_variance#' 'running variance biased'
-mutant batch_norm $cpu/batch_norm.hpp 's#running_mean + momentum \* (mean\[f\] - running_mean)#mean[f] + momentum * (running_mean - mean[f])#' 'momentum the wrong way round'
-mutant batch_norm $cpu/batch_norm.hpp 's#op.dgamma(f) += #op.dgamma(f) = #' 'dgamma overwritten instead of added to'
-mutant batch_norm $cpu/batch_norm.hpp 's#BatchStatistics::running || n < 2#BatchStatistics::running#' 'backward through the statistics of fewer than two rows'
-mutant batch_norm $cpu/batch_norm.hpp 's#- xhat \* mean_product\[f\]##' 'dx without the xhat term'
-mutant batch_norm $cpu/batch_norm.hpp 's#std::fill_n(dx, F, Real(0))#;#' 'dx of padded rows not written'
-
-# --- masked_loss -------------------------------------------------------------------------------------------------------
-mutant masked_loss $cpu/masked_loss.hpp 's#op.rows == HeadRows::all ? r : selected#r#' 'target of the place instead of the row'
-mutant masked_loss $cpu/masked_loss.hpp 's#op.sums(n) += #op.sums(n) = #' 'sums overwritten instead of added to'
-mutant masked_loss $cpu/masked_loss.hpp 's#op.scale \* op.weights(n) \* loss_slope#op.scale * loss_slope#' 'gradient without the weights'
-mutant masked_loss $cpu/masked_loss.hpp 's#if (op.dprediction) std::fill_n.*$##' 'rows not chosen keep what they held'
-mutant masked_loss ops/masked_loss.hpp 's#delta \* (size - delta / 2)#delta * (size - delta)#' 'Huber with a jump'
-
-# --- score_loss --------------------------------------------------------------------------------------------------------
-mutant score_loss $cpu/score_loss.hpp 's#if (op.lengths(b) == 0) {#if (false) {#' 'sequences of length 0 count'
-mutant score_loss $cpu/score_loss.hpp 's#op.sum(0) += #op.sum(0) = #' 'sum overwritten instead of added to'
-mutant score_loss $cpu/score_loss.hpp 's#op.scale \* loss_slope#loss_slope#' 'gradient without the scale'
-mutant score_loss ops/masked_loss.hpp 's#return 2 \* e;#return e;#' 'slope of the square halved'
-
-# --- sum_of_squares ----------------------------------------------------------------------------------------------------
-mutant sum_of_squares $cpu/sum_of_squares.hpp 's#sum += gradient \* gradient#sum += gradient < 0 ? -gradient : gradient#' 'sum of sizes'
-mutant sum_of_squares $cpu/sum_of_squares.hpp 's#for (int p = 0; p < pieces.count; ++p) sum#for (int p = 0; p + 1 < pieces.count; ++p) sum#' 'the last piece left out'
-mutant sum_of_squares $cpu/segments.hpp 's#segment.trains_at(step) ?#true ?#' 'frozen segments take part'
-mutant sum_of_squares $cpu/segments.hpp 's#segment.end - segment.begin + piece_elements - 1#segment.end - segment.begin#' 'the end of every segment left out'
-
-# --- adamw -------------------------------------------------------------------------------------------------------------
-mutant adamw $cpu/adamw.hpp 's#static_cast<double>(op.step - segment.first_trainable + 1#static_cast<double>(op.step + 1#' 'bias correction from the start of the run'
-mutant adamw $cpu/adamw.hpp 's#- (skipped - segment.skips_before)##' 'skipped steps counted in the bias correction'
-mutant adamw $cpu/adamw.hpp 's#segment.decays ? kept : W(1)#kept#' 'decay of every segment'
-mutant adamw $cpu/adamw.hpp 's#op.skipped(0) += 1;##' 'skips not counted'
-mutant adamw $cpu/adamw.hpp 's#if (!std::isfinite(op.sum_of_squares(0))) {#if (false) {#' 'a step on what is not finite'
-mutant adamw $cpu/adamw.hpp 's#std::min(1.0, static_cast<double>(op.clip) / (norm + 1e-6))#1.0#' 'no clipping'
-mutant adamw $cpu/adamw.hpp 's#v = beta2 \* v + (1 - beta2)#v = beta1 * v + (1 - beta1)#' 'second moment with the first momentum'
-mutant adamw $cpu/adamw.hpp 's#if (working != from) std::copy_n(from, count, working);##' 'working block not written'
-mutant adamw core/segment.hpp 's#return step >= first_trainable#return step > first_trainable#' 'training starts a step late'
-
-# --- row_masks ---------------------------------------------------------------------------------------------------------
-mutant row_masks $cpu/row_masks.hpp 's#word < op.replace_below ?#word <= op.replace_below + (1u << 24) ?#' 'the share replaced a little too large'
-mutant row_masks $cpu/row_masks.hpp 's#static_cast<std::uint32_t>(n / 4) \* 65536 + row#static_cast<std::uint32_t>(n / 4) + row#' 'noise index without its stride'
-mutant row_masks $cpu/row_masks.hpp 's#op.slots(b \* L + l) = m#op.slots(b * L + l) = i#' 'slots counted per sequence'
-mutant row_masks $cpu/row_masks.hpp 's#op.hide == Hide::replaced \&\& action == RowAction::replace#op.hide == Hide::replaced#' 'hide = replaced hides all chosen rows'
-mutant row_masks $cpu/row_masks.hpp 's#std::fill_n(\&op.x.data()\[(rows_before + length) \* N\], .*$##' 'padded rows not zero'
-mutant row_masks $cpu/row_masks.hpp 's#op.chosen_stream.word(row, sequence)#op.chosen_stream.word(row, static_cast<std::uint32_t>(b))#' 'counters of the place instead of the sequence'
-mutant row_masks $cpu/row_masks.hpp 's#std::sort(keys, keys + count);##' 'rows not in order'
-mutant row_masks core/random.hpp 's#purpose) << 8 | layer#purpose) << 4 | layer#' 'another place for the purpose in the counter'
-
+mutants=()   # "backend \t op \t file \t sed \t what"
+mutant() { [ -n "$only" ] && [ "$only" != "$1" ] || mutants+=("$backend"$'\t'"$1"$'\t'"$2"$'\t'"$3"$'\t'"$4"); }
+for backend in $backends; do
+  [ -f "$root/tests/mutants/$backend.sh" ] || { echo "$usage" >&2; exit 2; }
+  source "$root/tests/mutants/$backend.sh"
+done
 [ ${#mutants[@]} -gt 0 ] || { echo "no mutants for '$only'" >&2; exit 2; }
 
 # Builds and runs one test on a tree; 0 = green, 1 = red, 2 = does not compile.
-run_test() {  # tree, op, log
-  "$cxx" "${flags[@]}" -include "$work/preamble.hpp" $eigen -I"$1/include" -I"$1" -c "$work/tests/ops/$2_test.cpp" -o "$1/$2.o" >"$3" 2>&1 || return 2
-  "$cxx" -fopenmp "$1/$2.o" "$work/main.o" -o "$1/$2" >>"$3" 2>&1 || return 2
-  timeout 300 "$1/$2" --abort >>"$3" 2>&1 || return 1
+run_test() {  # tree, backend, op, log
+  local extra=()
+  [ "$2" = cpu ] || extra=(-DBLINKBERT_TEST_EMULATED -I"$1/kernels")
+  "$cxx" "${flags[@]}" "${extra[@]}" -include "$work/preamble.hpp" $eigen -I"$1/include" -I"$1" \
+    -c "$1/tests/ops/$3_test.cpp" -o "$1/test.o" >"$4" 2>&1 || return 2
+  "$cxx" -fopenmp "$1/test.o" "$work/main.o" -lboost_context -o "$1/test" >>"$4" 2>&1 || return 2
+  OMP_WAIT_POLICY=passive timeout 300 "$1/test" --abort >>"$4" 2>&1 || return 1
 }
 
-try_mutant() {  # number, op, file, sed expression
+try_mutant() {  # number, backend, op, file, sed expression
   local tree="$work/mutant$1" verdict
-  mkdir "$tree"
-  cp -r "$work/include" "$work/tests" "$tree/"
-  if ! sed -i "$4" "$tree/include/blinkbert/$3" 2>"$tree/log"; then
+  cp -r "$work/original" "$tree"
+  if ! sed -i "$5" "$tree/$4" 2>"$tree/log"; then
     verdict="BAD SED"
-  elif cmp -s "$tree/include/blinkbert/$3" "$work/include/blinkbert/$3"; then
+  elif cmp -s "$tree/$4" "$work/original/$4"; then
     verdict="CHANGES NOTHING"
   else
-    run_test "$tree" "$2" "$tree/log"
+    run_test "$tree" "$2" "$3" "$tree/log"
     case $? in
       0) verdict="SURVIVED" ;;
       1) verdict="caught" ;;
@@ -219,11 +76,11 @@ try_mutant() {  # number, op, file, sed expression
   rm -rf "$tree"
 }
 
-try_original() {  # op
-  mkdir "$work/original_$1"
-  cp -r "$work/include" "$work/tests" "$work/original_$1/"
-  run_test "$work/original_$1" "$1" "$work/original_$1/log" && echo green > "$work/results/original_$1" || echo RED > "$work/results/original_$1"
-  rm -rf "$work/original_$1"
+try_original() {  # backend, op
+  local tree="$work/original_$1_$2"
+  cp -r "$work/original" "$tree"
+  run_test "$tree" "$1" "$2" "$tree/log" && echo green > "$work/results/$1_$2" || echo RED > "$work/results/$1_$2"
+  rm -rf "$tree"
 }
 
 in_turn() {
@@ -231,28 +88,28 @@ in_turn() {
   "$@" &
 }
 
-ops=$(printf '%s\n' "${mutants[@]}" | cut -f1 | sort -u)
-for op in $ops; do in_turn try_original "$op"; done
+tests=$(printf '%s\n' "${mutants[@]}" | cut -f1,2 | sort -u)
+while IFS=$'\t' read -r backend op; do in_turn try_original "$backend" "$op"; done <<< "$tests"
 for i in "${!mutants[@]}"; do
-  IFS=$'\t' read -r op file expression what <<< "${mutants[$i]}"
-  in_turn try_mutant "$i" "$op" "$file" "$expression"
+  IFS=$'\t' read -r backend op file expression what <<< "${mutants[$i]}"
+  in_turn try_mutant "$i" "$backend" "$op" "$file" "$expression"
 done
 wait
 
 failed=0
-printf '%-19s %-62s %s\n' op mutation caught
-for op in $ops; do
-  verdict=$(cat "$work/results/original_$op")
-  printf '%-19s %-62s %s\n' "$op" "(none)" "$verdict"
+printf '%-8s %-19s %-66s %s\n' backend op mutation caught
+while IFS=$'\t' read -r backend op; do
+  verdict=$(cat "$work/results/${backend}_$op")
+  printf '%-8s %-19s %-66s %s\n' "$backend" "$op" "(none)" "$verdict"
   [ "$verdict" = green ] || failed=$((failed + 1))
   for i in "${!mutants[@]}"; do
-    IFS=$'\t' read -r mutant_op file expression what <<< "${mutants[$i]}"
-    [ "$mutant_op" = "$op" ] || continue
+    IFS=$'\t' read -r mutant_backend mutant_op file expression what <<< "${mutants[$i]}"
+    [ "$mutant_backend $mutant_op" = "$backend $op" ] || continue
     verdict=$(cat "$work/results/$i")
-    printf '%-19s %-62s %s\n' "$op" "$what" "$verdict"
+    printf '%-8s %-19s %-66s %s\n' "$backend" "$op" "$what" "$verdict"
     [ "$verdict" = caught ] || failed=$((failed + 1))
   done
-done
+done <<< "$tests"
 echo "${#mutants[@]} mutants, $failed failed"
 [ "$failed" -eq 0 ]
 exit $?

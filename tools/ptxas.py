@@ -24,10 +24,11 @@ COLUMNS = ["kernel", "registers", "spill_stores", "spill_loads", "shared"]
 def read_logs(build):
     """{arch: {mangled kernel: row}} from the files that cmake/keep_ptxas_log.sh leaves beside the object files."""
     kernels = {}
-    logs = sorted(build.glob("CMakeFiles/blinkbert_cuda_kernels.dir/kernels/instantiations/*.ptxas"))
-    if not logs:
-        sys.exit(f"no ptxas logs below {build}: build the target blinkbert_cuda_kernels first")
-    for log in logs:
+    objects = build / "CMakeFiles" / "blinkbert_cuda_kernels.dir" / "kernels" / "instantiations"
+    for unit in sorted((ROOT / "kernels" / "instantiations").glob("*.cu")):
+        log = objects / f"{unit.name}.o.ptxas"
+        if not log.exists():
+            sys.exit(f"{log} is missing: build the target blinkbert_cuda_kernels first")
         name = arch = None
         for line in log.read_text().splitlines():
             if match := re.search(r"Compiling entry function '(\w+)' for '(\w+)'", line):

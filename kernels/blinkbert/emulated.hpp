@@ -23,7 +23,7 @@ class Emulated {
 
   dev::emulator::Machine& machine() { return machine_; }
   /// Few and odd, so that blocks walk over more than one piece of work in small tests.
-  int multiprocessors() const { return 3; }
+  int multiprocessors() const { return 5; }
   int most_shared_bytes() const { return dev::emulator::most_shared_bytes; }
 
   Memory allocate(std::size_t bytes) { return Memory(machine_.memory(), bytes); }
@@ -173,3 +173,11 @@ void run(Emulated<Real>& gpu, const LinearWeightGradient<Real>& op) {
 #include <blinkbert/cuda/score_loss.cuh>
 #include <blinkbert/cuda/sum_of_squares.cuh>
 #include <blinkbert/cuda/zero_padding.cuh>
+
+namespace blinkbert {
+
+static_assert(Backend<Emulated<float>>);
+static_assert(Backend<Emulated<bf16>>);
+static_assert(FusesNarrowBlocks<Emulated<float>> && FusesNarrowBlocks<Emulated<bf16>>);
+
+}  // namespace blinkbert

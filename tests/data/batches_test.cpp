@@ -83,6 +83,7 @@ TEMPLATE_TEST_CASE("a batch holds its windows, padded with zeros", "", float, do
     CHECK(host(batch.target) == rows);
     CHECK(host(batch.lengths) == std::vector<int>{3, 0, 1});
     CHECK(host(batch.offsets) == std::vector<int>{0, 2, 2, 3});
+    CHECK(host(batch.last_offsets) == std::vector<int>{0, 1, 2, 3});
     CHECK(batch.M == 3);
     CHECK(host(batch.sequences) == std::vector<std::uint32_t>{8, 9, 10});
     CHECK(host(batch.scores) == std::vector<TestType>{3, 4, 5.5});

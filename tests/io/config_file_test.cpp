@@ -171,6 +171,7 @@ TEST_CASE("overrides take the values of TOML and bare words") {
        "\"M\xc3\xbc"
        "de\""},
       {"mask.count=bernoulli", "\"bernoulli\""},
+      {"model.last_block=read", "\"read\""},
       {"mask.count=\"bernoulli\"", "\"bernoulli\""},
       {"mask.value=-2", "-2.0"},
       {"train.rate=1e-3", "0.001"},
@@ -222,6 +223,7 @@ TEST_CASE("an override that cannot be used is a one-line InputError") {
       {"splits.test=[[1]]", "splits.test[0]: found a list, expected a string"},
       {"splits.test=[inf]", "splits.test[0]: found inf, expected a string"},
       {"model.norm=posst", "model.norm: found the string \"posst\", expected one of \"post\", \"pre\""},
+      {"model.last_block=masked", "model.last_block: found the string \"masked\", expected one of \"all\", \"read\""},
       {"model.norm=[]", "model.norm: found a list, expected one of \"post\", \"pre\""},
   };
   for (const auto& [assignment, message] : cases) {

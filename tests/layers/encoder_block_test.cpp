@@ -13,6 +13,7 @@ struct BlockCase {
   int width, heads;
   NormOrder norm;
   double dropout;
+  std::vector<int> rows = {};  // rows read; empty = all
 };
 
 /// Values of a set of its own, moved away from their simple starts.
@@ -34,12 +35,19 @@ TEST_CASE("a block's input gradient is that of plain loops") {
       {"pre-norm", 8, 2, NormOrder::pre, 0},
       {"post-norm, dropout, four heads on nine columns", 9, 4, NormOrder::post, 0.2},
       {"pre-norm, dropout, eight heads on eighteen columns", 18, 8, NormOrder::pre, 0.2},
+      {"post-norm, some rows", 8, 2, NormOrder::post, 0, {0, 3, 4, 7}},
+      {"pre-norm, some rows", 8, 2, NormOrder::pre, 0, {0, 3, 4, 7}},
+      {"post-norm, dropout, rows of the second sequence", 9, 4, NormOrder::post, 0.2, {5, 7}},
+      {"pre-norm, dropout, one row a sequence", 18, 8, NormOrder::pre, 0.2, {4, 7}},
   };
   const ModelCase shape{.name = "", .N = 4, .E = 18, .heads = 2, .blocks = 1, .lengths = {5, 3}, .L = 5};
   const HostBatch host = make_batch(shape, 70);
   for (const BlockCase& one : cases) {
     INFO(one.name);
     const int T = host.T(), w = one.width;
+    const bool reads_some = !one.rows.empty();
+    const std::vector<int> rows = reads_some ? one.rows : oracle::all_rows(T);
+    const int R = static_cast<int>(rows.size());
     ModelConfig config{.width = w, .blocks = 1, .heads = one.heads, .dropout = one.dropout, .norm = one.norm};
     Cpu<double> device(1);
     ParameterSet<Cpu<double>> set;
@@ -47,14 +55,16 @@ TEST_CASE("a block's input gradient is that of plain loops") {
     set.allocate(device, 9);
     const oracle::Parameters<double> parameters = shift_values(set);
     Arena<Cpu<double>> arena(device);
-    auto saved = block.plan(arena, T);
+    auto saved = reads_some ? block.plan_read(arena, T) : block.plan(arena, T);
     const auto scratch = block.plan_scratch(arena, T);
-    const auto x = arena.take<double>(T, w), y = arena.take<double>(T, w), dx = arena.take<double>(T, w),
-               dy = arena.take<double>(T, w);
+    const auto x = arena.take<double>(T, w), y = arena.take<double>(R, w), dx = arena.take<double>(T, w),
+               dy = arena.take<double>(R, w);
     const auto lengths = arena.take<int>(2);
     const auto visible = arena.take<std::uint32_t>(2, 1);
     const std::vector<double> input = random_values<double>(T * w, 71);
-    const std::vector<double> weights = zeroed(random_values<double>(T * w, 72), real_rows(host.lengths, host.L));
+    std::vector<int> is_real;
+    for (const int t : rows) is_real.push_back(real_rows(host.lengths, host.L)[static_cast<std::size_t>(t)]);
+    const std::vector<double> weights = zeroed(random_values<double>(R * w, 72), is_real);
     upload(device, x, input.data());
     upload(device, dy, weights.data());
     upload(device, lengths, host.lengths.data());
@@ -72,15 +82,25 @@ TEST_CASE("a block's input gradient is that of plain loops") {
                     .lengths = lengths,
                     .visible = visible,
                     .L = host.L};
-    block.forward(device, pass, y, x, saved, scratch);
-    block.backward(device, pass, dx, dy, saved, scratch);
+    const auto device_rows = arena.take<int>(R), slots = arena.take<int>(T), offsets = arena.take<int>(3);
+    std::fill_n(slots.data(), T, -1);
+    std::fill_n(offsets.data(), 3, 0);
+    for (int m = 0; m < R; ++m) {
+      const int t = rows[static_cast<std::size_t>(m)];
+      device_rows(m) = t;
+      slots(t) = m;
+      for (int b = t / host.L; b < 2; ++b) offsets(b + 1) = m + 1;
+    }
+    const RowsRead read = reads_some ? RowsRead{.rows = device_rows, .slots = slots, .offsets = offsets} : RowsRead{};
+    block.forward(device, pass, y, x, read, saved, scratch);
+    block.backward(device, pass, dx, dy, read, saved, scratch);
 
     const oracle::PassCase oracle_case = oracle_pass(host, Mode::training);
     const auto value = [&](const auto& inputs, const auto& values) {
       using Number = std::decay_t<decltype(inputs[0])>;
       const HeadConfig head;
       const oracle::Model<Number> model(values, config, head, w, oracle_case);
-      return model.block(inputs, "block", w, 2);
+      return oracle::gather_rows(model.block(inputs, "block", w, 2), rows, w);
     };
     const std::vector<double> expected = value(input, parameters);
     const double tolerance = rounding_tolerance<double>(shape, largest(expected));
@@ -103,7 +123,7 @@ TEST_CASE("a block's input gradient is that of plain loops") {
     // Without dx the same parameter gradients.
     const std::vector<double> gradients(set.gradients().data(), set.gradients().data() + set.gradients().size());
     fill_zero(device, set.gradients());
-    block.backward(device, pass, {}, dy, saved, scratch);
+    block.backward(device, pass, {}, dy, read, saved, scratch);
     CHECK(gradients == std::vector<double>(set.gradients().data(), set.gradients().data() + set.gradients().size()));
   }
 }

@@ -221,7 +221,7 @@ TEST_CASE("starting values are a function of the seed") {
     Config config = config_of(one);
     config.train.seed = seed;
     Cpu<float> device(threads);
-    const EncoderWithHead<Cpu<float>> model(device, config, one.N, HeadRows::all);
+    const EncoderWithHead<Cpu<float>> model(device, config, one.N, HeadRows::all, LastBlock::all);
     const View<float, 1> values = model.parameters().values();
     return std::vector<float>(values.data(), values.data() + values.size());
   };
@@ -242,7 +242,14 @@ TEST_CASE("both models have the head that their task needs") {
     const FinetuningModel<Cpu<float>> finetuning(device, config);
     CHECK(finetuning.rows() == HeadRows::masked);
     CHECK(output_shape(finetuning) == std::vector<int>{1, 5});
+    CHECK(pretraining.last_block() == LastBlock::all);
+    CHECK(finetuning.last_block() == LastBlock::read);  // whatever the configuration says
   }
+  config.model.last_block = LastBlock::read;
+  CHECK(PretrainingModel<Cpu<float>>(device, config).last_block() == LastBlock::read);
+  CHECK(FinetuningModel<Cpu<float>>(device, config).last_block() == LastBlock::read);
+  config.head.rows = HeadRows::all;
+  CHECK_THROWS_AS(PretrainingModel<Cpu<float>>(device, config), ContractViolation);
 }
 
 }  // namespace

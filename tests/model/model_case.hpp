@@ -29,6 +29,7 @@ struct ModelCase {
   std::vector<int> hidden = {5};
   enum class BatchNorm { no, yes } batch_norm = BatchNorm::no;
   HeadRows rows = HeadRows::all;
+  LastBlock last_block = LastBlock::all;
   Task task = Task::pretraining;
   double dropout = 0, head_dropout = 0;
   std::vector<int> lengths = {6, 4, 1};
@@ -46,6 +47,7 @@ inline Config config_of(const ModelCase& one) {
                   .blocks = one.blocks,
                   .heads = one.heads,
                   .dropout = one.dropout,
+                  .last_block = one.last_block,
                   .norm = one.norm,
                   .position = one.position,
                   .max_length = one.L + 1};
@@ -155,7 +157,7 @@ class ModelBench {
       : one(model_case),
         config(config_of(model_case)),
         device(threads),
-        model(device, config, outputs(), head_rows()),
+        model(device, config, outputs(), head_rows(), one.last_block),
         arena(device) {}
 
   int outputs() const { return one.task == Task::finetuning ? 1 : one.N; }
@@ -188,7 +190,7 @@ class ModelBench {
     upload(device, batch.target, target.data());
     upload(device, batch.scores, scores.data());
     upload(device, batch.lengths, host.lengths.data());
-    std::vector<int> rows(static_cast<std::size_t>(T), -1), slots(static_cast<std::size_t>(T), -1), present;
+    std::vector<int> rows(static_cast<std::size_t>(T), -1), slots(static_cast<std::size_t>(T), -1), present, offsets{0};
     std::vector<std::uint32_t> visible(static_cast<std::size_t>(B * words), 0);
     for (std::size_t m = 0; m < host.selected.size(); ++m) {
       rows[m] = host.selected[m];
@@ -196,6 +198,11 @@ class ModelBench {
     }
     for (int b = 0; b < B; ++b) {
       present.push_back(host.lengths[static_cast<std::size_t>(b)] > 0 ? 1 : 0);
+      const auto is_read_here = [&](int t) { return t >= 0 && t / L == b; };
+      offsets.push_back(one.task == Task::finetuning
+                            ? b + 1
+                            : offsets.back() + static_cast<int>(std::count_if(host.selected.begin(),
+                                                                              host.selected.end(), is_read_here)));
       for (int l = 0; l < L; ++l) {
         if (host.visible[static_cast<std::size_t>(b)][static_cast<std::size_t>(l)] != 0) {
           visible[static_cast<std::size_t>(b * words + l / 32)] |= std::uint32_t{1} << l % 32;
@@ -204,6 +211,7 @@ class ModelBench {
     }
     upload(device, batch.rows, rows.data());
     upload(device, batch.slots, slots.data());
+    upload(device, batch.offsets, offsets.data());
     upload(device, batch.present, present.data());
     upload(device, batch.visible, visible.data());
     batch.M = one.task == Task::finetuning ? 0 : static_cast<int>(host.selected.size());
@@ -226,6 +234,7 @@ class ModelBench {
     return {.x = batch.masked,
             .rows = batch.rows.rows(0, R),
             .slots = batch.slots,
+            .offsets = batch.offsets,
             .present = one.task == Task::finetuning ? batch.present : View<int, 1>{}};
   }
 

@@ -97,6 +97,8 @@ def all_cases():
             cases.append(Case(name, task, upscaling, norm, keys, from_scratch=True))
     for norm in ("post", "pre"):
         cases.append(Case("head on chosen rows", "pretraining", "attention_linear", norm, {"head.rows": "masked"}))
+        cases.append(Case("last block for chosen rows", "pretraining", "attention_linear", norm,
+                          {"head.rows": "masked", "model.last_block": "read"}))
     return cases
 
 

@@ -47,12 +47,15 @@ void check_equal(const std::map<std::uint32_t, Prediction>& actual,
 }
 
 TEST_CASE("pre-training: predictions do not depend on the batch size, nor on training steps drawn in between") {
-  for (const HeadRows rows : {HeadRows::all, HeadRows::masked}) {
+  for (const auto& [rows, last_block] : {std::pair{HeadRows::all, LastBlock::all},
+                                         {HeadRows::masked, LastBlock::all},
+                                         {HeadRows::masked, LastBlock::read}}) {
     for (const MaskCount count : {MaskCount::batch, MaskCount::sequence, MaskCount::bernoulli}) {
-      INFO("head on " << spell(rows) << " rows, " << spell(count));
+      INFO("head on " << spell(rows) << " rows, last block for " << spell(last_block) << ", " << spell(count));
       Config config = small_config(Task::pretraining);
       config.train.batch = 13;
       config.head.rows = rows;
+      config.model.last_block = last_block;
       config.mask.count = count;
       TrainingCase<PretrainingStage<Cpu<float>>> run(config, SmallData(13));
       const auto together = predictions(run, run.data.windows, 13);
@@ -117,6 +120,27 @@ TEST_CASE("fine-tuning: one score a window, whatever its batch") {
   }
   CHECK(together.at(0).values != together.at(1).values);
   CHECK(predictions(run, {}, 4).empty());
+}
+
+TEST_CASE("fine-tuning: a score is that of a model whose last block is computed for all rows") {
+  const Config config = small_config(Task::finetuning);
+  TrainingCase<FinetuningStage<Cpu<float>>> run(config, SmallData(13));
+  run.train();
+  const auto scores = predictions(run, run.data.windows, 5);
+  EncoderWithHead<Cpu<float>> model(run.device, config, 1, HeadRows::masked, LastBlock::all);
+  upload(run.device, model.parameters().values(), run.values().data());
+  upload(run.device, model.parameters().statistics(), run.statistics().data());
+  Buckets<EncoderWithHead<Cpu<float>>, Cpu<float>> buckets(run.device, model, 1, 8);
+  for (const NumberedWindow& one : run.data.windows) {
+    INFO("window " << one.number);
+    const BatchItem item{.window = one.window};
+    auto& bucket = buckets(1, one.window.length);
+    run.loader.load(run.device, bucket.batch, {&item, 1});
+    const auto input = run.stage.prepare(run.device, bucket.batch, Draw::evaluation, 0);
+    const Pass pass = bucket.batch.pass(Mode::evaluation, 0, 0, 0);
+    const float score = model.forward(run.device, pass, input, bucket.saved)(0, 0);
+    CHECK(std::abs(scores.at(one.number).values[0] - score) <= 10 * rounding);  // scores are of order 10
+  }
 }
 
 TEST_CASE("prediction changes nothing of the model") {

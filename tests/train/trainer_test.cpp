@@ -189,6 +189,26 @@ TEST_CASE("accumulated micro-batches train as one large batch does") {
   compare(large, small);
 }
 
+TEST_CASE("a last block for the rows read trains as one for all rows does") {
+  for (const NormOrder norm : {NormOrder::post, NormOrder::pre}) {
+    for (const MaskCount count : {MaskCount::batch, MaskCount::bernoulli}) {
+      INFO(spell(norm) << ", " << spell(count));
+      Config config = small_config(Task::pretraining);
+      config.model.norm = norm;
+      config.model.dropout = 0.1;
+      config.mask.count = count;
+      config.head.rows = HeadRows::masked;
+      Pretraining<double> all(config, SmallData(26));
+      config.model.last_block = LastBlock::read;
+      Pretraining<double> read(config, SmallData(26));
+      all.train();
+      read.train();
+      REQUIRE(all.losses.size() == 21);
+      check_same_run(all, read, 100 * order_tolerance(config, all.losses.size()));
+    }
+  }
+}
+
 TEST_CASE("two threads choose the same rows and actions as one, and the losses are close") {
   Config config = small_config(Task::pretraining);
   config.model.width = 64;  // large enough that the threads really share the work
@@ -578,6 +598,9 @@ TEST_CASE("stopped anywhere and continued, a run has the bits of one that was no
     Config config = small_config(Task::pretraining);
     config.train.epochs = 4;
     check_resume<Pretraining<float>>(config, {}, [](auto&) {});
+    config.head.rows = HeadRows::masked;
+    config.model.last_block = LastBlock::read;
+    check_resume<Pretraining<float>>(config, {}, [](auto&) {});
   }
   SECTION("fine-tuning, unfreezing and skipping") {
     Config config = small_config(Task::finetuning);
@@ -634,10 +657,13 @@ TEST_CASE("a training step allocates nothing once its bucket is known") {
     SmallData data(26);
     for (NumberedWindow& one : data.windows) one.window.length = 5;
     for (const MaskCount count : {MaskCount::batch, MaskCount::sequence, MaskCount::bernoulli}) {
-      for (const HeadRows rows : {HeadRows::all, HeadRows::masked}) {
-        INFO(spell(count) << ", head on " << spell(rows) << " rows");
+      for (const auto& [rows, last_block] : {std::pair{HeadRows::all, LastBlock::all},
+                                             {HeadRows::masked, LastBlock::all},
+                                             {HeadRows::masked, LastBlock::read}}) {
+        INFO(spell(count) << ", head on " << spell(rows) << " rows, last block for " << spell(last_block));
         config.mask.count = count;
         config.head.rows = rows;
+        config.model.last_block = last_block;
         Pretraining<float> run(config, data, threads);
         check_no_allocations(run);
       }

@@ -16,6 +16,7 @@
 #include <blinkbert/ops/linear.hpp>
 #include <blinkbert/ops/masked_attention.hpp>
 #include <blinkbert/ops/masked_loss.hpp>
+#include <blinkbert/ops/narrow_block.hpp>
 #include <blinkbert/ops/narrowing.hpp>
 #include <blinkbert/ops/residual_norm.hpp>
 #include <blinkbert/ops/row_masks.hpp>
@@ -56,6 +57,14 @@ concept Backend = OwnsMemory<Device> &&
             BatchNormForward<Real>, BatchNormBackward<Real>,                                     //
             ZeroPadding<Real>, RowMasks<Real>, MaskedLoss<Real>, ScoreLoss<Real>, SumOfSquares<Real>, AdamW<Real>,
             Narrowing<Real>>;
+
+/// What a backend need not have: a narrow encoder block as one op. `fuses_narrow_block(device, N, H, D, L)` says whether
+/// it can run that size.
+template <class Device, class Real = typename Device::Real>
+concept FusesNarrowBlocks = RunsAll<Device, NarrowBlockForward<Real>, NarrowBlockBackward<Real>> &&
+    requires(const Device& device) {
+  { fuses_narrow_block(device, 1, 1, 1, 1) } -> std::same_as<bool>;
+};
 
 /// Zeros over a whole view.
 template <class Device, class T, int Rank>

@@ -95,6 +95,7 @@ class Acc {
   BLINKBERT_HOST_DEVICE T* data() const { return view_.data(); }
   BLINKBERT_HOST_DEVICE int extent(int axis) const { return view_.extent(axis); }
   BLINKBERT_HOST_DEVICE explicit operator bool() const { return static_cast<bool>(view_); }
+  BLINKBERT_HOST_DEVICE Acc rows(int first, int count) const { return Acc{view_.rows(first, count)}; }
 
   template <class... Index>
   BLINKBERT_HOST_DEVICE T& operator()(Index... index) const {

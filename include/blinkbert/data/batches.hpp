@@ -76,8 +76,8 @@ class BatchLoader {
 
   explicit BatchLoader(const RowTable& table) : table_(&table) {}
 
-  /// Fills everything of `batch` but what masking writes. The rows that a score head reads (`rows`, `slots`, `present`)
-  /// and `visible` are those of unmasked sequences until masking overwrites them.
+  /// Fills everything of `batch` but what masking writes. The rows that a score head reads (`rows`, `slots`, `present`,
+  /// `last_offsets`) and `visible` are those of unmasked sequences until masking overwrites `rows`, `slots`, `visible`.
   void load(Device& device, DeviceBatch<Device>& batch, std::span<const BatchItem> items) {
     const int B = batch.B(), L = batch.L(), N = table_->N, words = visible_words(L);
     BLINKBERT_EXPECTS(static_cast<int>(items.size()) == B && longest(items) <= L, items.size(), B, L);
@@ -87,6 +87,7 @@ class BatchLoader {
     assign(wide_, B * L * N, Wide<Real>{0});
     assign(lengths_, B, 0);
     assign(offsets_, B + 1, 0);
+    assign(last_offsets_, B + 1, 0);
     assign(sequences_, B, std::uint32_t{0});
     assign(scores_, B, Wide<Real>{0});
     assign(rows_, B * L, -1);
@@ -104,6 +105,7 @@ class BatchLoader {
       }
       lengths_[at] = length;
       offsets_[at + 1] = offsets_[at] + item.chosen;
+      last_offsets_[at + 1] = b + 1;
       sequences_[at] = item.sequence;
       scores_[at] = static_cast<Wide<Real>>(item.window.label);
       if (length > 0) {
@@ -124,6 +126,7 @@ class BatchLoader {
     }
     upload(device, batch.lengths, lengths_.data());
     upload(device, batch.offsets, offsets_.data());
+    upload(device, batch.last_offsets, last_offsets_.data());
     upload(device, batch.sequences, sequences_.data());
     upload(device, batch.scores, scores_.data());
     upload(device, batch.rows, rows_.data());
@@ -136,7 +139,7 @@ class BatchLoader {
   const RowTable* table_;
   std::vector<Wide<Real>> wide_, scores_;
   std::vector<Real> narrow_;
-  std::vector<int> lengths_, offsets_, rows_, slots_, present_;
+  std::vector<int> lengths_, offsets_, last_offsets_, rows_, slots_, present_;
   std::vector<std::uint32_t> sequences_, visible_;
 };
 

@@ -63,7 +63,7 @@ class Embedding {
                const Scratch& scratch) const {
     if (has_block()) {
       run(device, ZeroPadding<Real>{.y = saved.clean, .x = x, .lengths = pass.lengths, .L = pass.L});
-      block_->forward(device, pass, saved.block_output, saved.clean, saved.block, scratch.block);
+      block_->forward(device, pass, saved.block_output, saved.clean, {}, saved.block, scratch.block);
     }
     saved.x = linear_input(x, saved);
     run(device, EmbedRowsForward<Real>{.y = y,
@@ -93,7 +93,7 @@ class Embedding {
                                 .lengths = pass.lengths,
                                 .K = prefix_width(),
                                 .L = pass.L});
-    if (has_block()) block_->backward(device, pass, {}, dblock, saved.block, scratch.block);
+    if (has_block()) block_->backward(device, pass, {}, dblock, {}, saved.block, scratch.block);
   }
 
  private:

@@ -34,16 +34,23 @@ class FeedForward {
 
   Scratch plan_scratch(Arena<Device>& arena, int T) const { return {.dhidden = arena.template take<Real>(T, hidden_)}; }
 
+  /// x [R, E] with R <= T planned rows.
   void forward(Device& device, const Pass& pass, View<Real, 2> y, View<const Real, 2> x, Saved& saved) const {
-    first_.forward(device, pass, saved.activated, x, saved.first);
-    second_.forward(device, pass, y, saved.activated, saved.second);
+    const View<Real, 2> activated = saved.activated.rows(0, x.extent(0));
+    first_.forward(device, pass, activated, x, saved.first);
+    second_.forward(device, pass, y, activated, saved.second);
   }
 
   void backward(Device& device, const Pass& pass, View<Real, 2> dx, View<const Real, 2> dy, const Saved& saved,
                 const Scratch& scratch, View<const Real, 2> residual = {}) const {
-    second_.backward(device, pass, scratch.dhidden, dy, saved.second, {}, saved.first.pre_activation);
-    first_.backward(device, pass, dx, scratch.dhidden, saved.first, residual);
+    const int R = dy.extent(0);
+    const View<Real, 2> dhidden = scratch.dhidden.rows(0, R);
+    second_.backward(device, pass, dhidden, dy, saved.second, {}, saved.first.pre_activation.rows(0, R));
+    first_.backward(device, pass, dx, dhidden, saved.first, residual);
   }
+
+  const Linear<Device>& first() const { return first_; }
+  const Linear<Device>& second() const { return second_; }
 
  private:
   int hidden_;

@@ -29,10 +29,11 @@ class Linear {
     return {.x = {}, .pre_activation = arena.template take<Real>(T, out_)};
   }
 
+  /// x [R, in] with R <= T planned rows.
   void forward(Device& device, const Pass&, View<Real, 2> y, View<const Real, 2> x, Saved& saved) const {
     saved.x = x;
     run(device, LinearForward<Real>{.y = y,
-                                    .pre_activation = saved.pre_activation,
+                                    .pre_activation = saved.pre_activation.rows(0, x.extent(0)),
                                     .x = x,
                                     .weight = weight_.template working<2>(),
                                     .bias = bias_.template working<1>(),
@@ -54,6 +55,9 @@ class Linear {
         LinearWeightGradient<Real>{
             .dweight = weight_.template gradient<2>(), .dbias = bias_.template gradient<1>(), .dy = dy, .x = saved.x});
   }
+
+  const Parameter<Device>& weight() const { return weight_; }
+  const Parameter<Device>& bias() const { return bias_; }
 
  private:
   Parameter<Device> weight_;  // [out, in]

@@ -16,10 +16,14 @@ enum class Upscaling { none, linear, attention_linear, attention_concatenation }
 
 enum class Position { learned, sinusoidal };
 
+/// Rows that the last block is computed for: all of them, or those that the head reads.
+enum class LastBlock { all, read };
+
 struct ModelConfig {
   Upscaling upscaling = Upscaling::attention_linear;  // source
   int width = 512, blocks = 4, heads = 4;             // source; E, H
   double dropout = 0.01;                              // source; backbone
+  LastBlock last_block = LastBlock::all;              // ours; pre-training only: fine-tuning always takes those read
   NormOrder norm = NormOrder::post;                   // ours; source: "as in the original transformer"
   Position position = Position::learned;              // ours
   int max_length = 0;                                 // ours; 0 = data.window

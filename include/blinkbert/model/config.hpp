@@ -59,6 +59,10 @@ struct Spelling<Upscaling> {
   static constexpr std::array names{"none", "linear", "attention_linear", "attention_concatenation"};
 };
 template <>
+struct Spelling<LastBlock> {
+  static constexpr std::array names{"all", "read"};
+};
+template <>
 struct Spelling<NormOrder> {
   static constexpr std::array names{"post", "pre"};
 };
@@ -219,6 +223,7 @@ void for_each_key(AnyConfig& config, Visit&& visit) {
   visit("model.blocks", model.blocks);
   visit("model.heads", model.heads);
   visit("model.dropout", model.dropout);
+  visit("model.last_block", model.last_block);
   visit("model.norm", model.norm);
   visit("model.position", model.position);
   visit("model.max_length", model.max_length);
@@ -357,6 +362,10 @@ inline void validate(const Config& config) {
   for (const int size : head.hidden)
     demand(size >= 1 && size <= 4096, "head.hidden", size, "must be between 1 and 4096");
   demand_share("head.dropout", head.dropout);
+
+  demand(config.task == Task::finetuning || model.last_block == LastBlock::all || head.rows == HeadRows::masked,
+         "model.last_block", spell(model.last_block),
+         "needs head.rows = \"masked\" in pre-training: with \"all\" the head reads every row");
 
   const TrainConfig& train = config.train;
   demand_positive("train.epochs", train.epochs);

@@ -39,12 +39,13 @@ class Encoder {
   int width() const { return width_; }
   int blocks() const { return static_cast<int>(blocks_.size()); }
 
-  Saved plan(Arena<Device>& arena, int T) const {
+  Saved plan(Arena<Device>& arena, int T, LastBlock last_block) const {
     Saved saved;
     saved.embedding = embedding_.plan(arena, T);
     saved.outputs.push_back(arena.template take<Real>(T, width_));
     for (const auto& block : blocks_) {
-      saved.blocks.push_back(block.plan(arena, T));
+      const bool reads_rows = last_block == LastBlock::read && &block == &blocks_.back();
+      saved.blocks.push_back(reads_rows ? block.plan_read(arena, T) : block.plan(arena, T));
       saved.outputs.push_back(arena.template take<Real>(T, width_));
     }
     saved.embedding_scratch = embedding_.plan_scratch(arena, T);
@@ -53,24 +54,28 @@ class Encoder {
     return saved;
   }
 
-  /// x [T, N] to the last block's output [T, E], which stays in `saved`.
-  View<const Real, 2> forward(Device& device, const Pass& pass, View<const Real, 2> x, Saved& saved) const {
+  /// x [T, N] to the last block's output, which stays in `saved`: [T, E], or [M, E] for the rows read.
+  View<const Real, 2> forward(Device& device, const Pass& pass, View<const Real, 2> x, const RowsRead& read,
+                              Saved& saved) const {
     embedding_.forward(device, pass, saved.outputs[0], x, saved.embedding, saved.embedding_scratch);
+    View<Real, 2> y = saved.outputs[0];
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
-      blocks_[i].forward(device, pass, saved.outputs[i + 1], saved.outputs[i], saved.blocks[i], saved.block_scratch);
+      y = saved.outputs[i + 1].rows(0, rows_of(i, read).count(pass.T()));
+      blocks_[i].forward(device, pass, y, saved.outputs[i], rows_of(i, read), saved.blocks[i], saved.block_scratch);
     }
-    return saved.outputs.back();
+    return y;
   }
 
-  /// Down to the lowest group that trains; what is below costs nothing. `dy` may be `saved.gradients[0]`.
-  void backward(Device& device, const Pass& pass, View<const Real, 2> dy, const Saved& saved,
+  /// Down to the lowest group that trains; what is below costs nothing. `dy`, as forward's result, may be in
+  /// `saved.gradients[0]`.
+  void backward(Device& device, const Pass& pass, View<const Real, 2> dy, const RowsRead& read, const Saved& saved,
                 int lowest_trained_group) const {
     int place = 1;
     for (std::size_t i = blocks_.size(); i-- > 0;) {
       const int group = static_cast<int>(i) + 1;
       if (group < lowest_trained_group) return;
       const View<Real, 2> dx = group > lowest_trained_group ? saved.gradients[place] : View<Real, 2>{};
-      blocks_[i].backward(device, pass, dx, dy, saved.blocks[i], saved.block_scratch);
+      blocks_[i].backward(device, pass, dx, dy, rows_of(i, read), saved.blocks[i], saved.block_scratch);
       dy = dx;
       place = 1 - place;
     }
@@ -78,6 +83,9 @@ class Encoder {
   }
 
  private:
+  /// The rows that block i is computed for: what is read of the last one, all of the others.
+  RowsRead rows_of(std::size_t i, const RowsRead& read) const { return i + 1 == blocks_.size() ? read : RowsRead{}; }
+
   int features_, width_;
   Embedding<Device> embedding_;
   std::vector<EncoderBlock<Device>> blocks_;

@@ -10,13 +10,15 @@ namespace blinkbert {
 template <class Real>
 struct ModelInput {
   View<const Real, 3> x;  // [B, L, N]
-  View<const int, 1> rows =
-      {};  // [R]  the rows that the head reads (t, or -1), ascending; ignored by a head on all rows
-  View<const int, 1> slots = {};    // [T]  place of row t in rows, or -1
-  View<const int, 1> present = {};  // [R]  1 = the row is real, 0 = there is none (-1); empty = all are
+  // What a head on chosen rows reads; one on all rows ignores it.
+  View<const int, 1> rows = {};     // [R]      t of each row, ascending, or -1
+  View<const int, 1> slots = {};    // [T]      place of row t in rows, or -1
+  View<const int, 1> offsets = {};  // [B + 1]  rows [offsets_b, offsets_b+1) are those of sequence b
+  View<const int, 1> present = {};  // [R]      1 = the row is real, 0 = there is none (-1); empty = all are
 };
 
-/// Encoder and head: the one structure of both models, which differ in the rows that the head reads and in its width.
+/// Encoder and head: the one structure of both models, which differ in the rows that the head reads and in its width. With
+/// LastBlock::read the encoder's last block makes these rows and no others.
 template <Backend Device>
 class EncoderWithHead {
  public:
@@ -25,32 +27,35 @@ class EncoderWithHead {
   struct Saved {
     typename Encoder<Device>::Saved encoder;
     typename Head<Device>::Saved head;
-    View<Real, 2> gathered;   // [T, E]  first R rows used; head on chosen rows only
+    View<Real, 2> gathered;   // [T, E]  first R rows used; only where the head gathers
     View<Real, 2> dgathered;  // [T, E]
     View<Real, 2> output;     // [R, out]
     View<Real, 2> doutput;    // [R, out]  for the objective
     ModelInput<Real> input;
   };
 
-  EncoderWithHead(Device& device, const Config& config, int outputs, HeadRows rows)
+  EncoderWithHead(Device& device, const Config& config, int outputs, HeadRows rows, LastBlock last_block)
       : rows_(rows),
+        last_block_(last_block),
         outputs_(outputs),
         encoder_(device, parameters_, model_features(config.data), config.model),
         head_(parameters_, "head", config.model.width, outputs, config.head) {
+    BLINKBERT_EXPECTS(last_block == LastBlock::all || rows == HeadRows::masked);
     parameters_.allocate(device, config.train.seed);
   }
 
   ParameterSet<Device>& parameters() { return parameters_; }
   const ParameterSet<Device>& parameters() const { return parameters_; }
   HeadRows rows() const { return rows_; }
+  LastBlock last_block() const { return last_block_; }
   int features() const { return encoder_.features(); }
   int blocks() const { return encoder_.blocks(); }
 
   Saved plan(Arena<Device>& arena, int B, int L) const {
     const int T = B * L;
     Saved saved;
-    saved.encoder = encoder_.plan(arena, T);
-    if (rows_ == HeadRows::masked) {
+    saved.encoder = encoder_.plan(arena, T, last_block_);
+    if (gathers()) {
       saved.gathered = arena.template take<Real>(T, encoder_.width());
       saved.dgathered = arena.template take<Real>(T, encoder_.width());
     }
@@ -63,9 +68,10 @@ class EncoderWithHead {
   /// The prediction [R, out]: R = T rows (all), or one per entry of `input.rows` (masked). Zeros where there is no row.
   View<const Real, 2> forward(Device& device, const Pass& pass, const ModelInput<Real>& input, Saved& saved) const {
     saved.input = input;
-    View<const Real, 2> y = encoder_.forward(device, pass, reshape(input.x, {pass.T(), features()}), saved.encoder);
+    const View<const Real, 2> x = reshape(input.x, {pass.T(), features()});
+    View<const Real, 2> y = encoder_.forward(device, pass, x, rows_of_last_block(input), saved.encoder);
     const int R = head_row_count(pass, input);
-    if (rows_ == HeadRows::masked) {
+    if (gathers()) {
       run(device, GatherRowsForward<Real>{.y = saved.gathered.rows(0, R), .x = y, .rows = input.rows});
       y = saved.gathered.rows(0, R);
     }
@@ -79,15 +85,13 @@ class EncoderWithHead {
     const ModelInput<Real>& input = saved.input;
     const int R = head_row_count(pass, input);
     const bool is_encoder_trained = lowest_trained_group <= encoder_.blocks();
-    const View<Real, 2> dencoded = saved.encoder.gradients[0];
+    const View<Real, 2> dencoded = gathers() ? saved.encoder.gradients[0] : saved.encoder.gradients[0].rows(0, R);
     View<Real, 2> dx;
-    if (is_encoder_trained) dx = rows_ == HeadRows::masked ? saved.dgathered.rows(0, R) : dencoded;
+    if (is_encoder_trained) dx = gathers() ? saved.dgathered.rows(0, R) : dencoded;
     head_.backward(device, pass, dx, saved.doutput.rows(0, R), head_rows(pass, input), saved.head);
     if (!is_encoder_trained) return;
-    if (rows_ == HeadRows::masked) {
-      run(device, GatherRowsBackward<Real>{.dx = dencoded, .dy = saved.dgathered.rows(0, R), .slots = input.slots});
-    }
-    encoder_.backward(device, pass, dencoded, saved.encoder, lowest_trained_group);
+    if (gathers()) run(device, GatherRowsBackward<Real>{.dx = dencoded, .dy = dx, .slots = input.slots});
+    encoder_.backward(device, pass, dencoded, rows_of_last_block(input), saved.encoder, lowest_trained_group);
   }
 
   int head_row_count(const Pass& pass, const ModelInput<Real>& input) const {
@@ -95,12 +99,19 @@ class EncoderWithHead {
   }
 
  private:
+  /// Between encoder and head.
+  bool gathers() const { return rows_ == HeadRows::masked && last_block_ == LastBlock::all; }
+  RowsRead rows_of_last_block(const ModelInput<Real>& input) const {
+    if (last_block_ == LastBlock::all) return {};
+    return {.rows = input.rows, .slots = input.slots, .offsets = input.offsets};
+  }
   typename Head<Device>::Rows head_rows(const Pass& pass, const ModelInput<Real>& input) const {
     if (rows_ == HeadRows::all) return {.rows = {}, .lengths = pass.lengths, .L = pass.L};
     return {.rows = input.rows, .lengths = input.present, .L = 1};
   }
 
   HeadRows rows_;
+  LastBlock last_block_;
   int outputs_;
   ParameterSet<Device> parameters_;
   Encoder<Device> encoder_;

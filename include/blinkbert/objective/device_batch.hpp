@@ -17,6 +17,7 @@ struct DeviceBatch {
   View<Wide<Real>, 2> target;        // [T, N]     the same values, wide
   View<int, 1> lengths;              // [B]
   View<int, 1> offsets;              // [B + 1]    running sum of the chosen rows
+  View<int, 1> last_offsets;         // [B + 1]    0, 1, ..., B: one last row a sequence
   View<std::uint32_t, 1> sequences;  // [B]        numbers in the counters of masking
   View<Wide<Real>, 1> scores;        // [B]        labels of the windows, KSS
   View<Real, 3> masked;              // [B, L, N]  after masking
@@ -34,6 +35,7 @@ struct DeviceBatch {
     batch.target = arena.template take<Wide<Real>>(T, N);
     batch.lengths = arena.template take<int>(B);
     batch.offsets = arena.template take<int>(B + 1);
+    batch.last_offsets = arena.template take<int>(B + 1);
     batch.sequences = arena.template take<std::uint32_t>(B);
     batch.scores = arena.template take<Wide<Real>>(B);
     batch.masked = arena.template take<Real>(B, L, N);

@@ -63,7 +63,11 @@ class PretrainingStage {
                                .noise_low = static_cast<float>(mask_.noise[0]),
                                .noise_high = static_cast<float>(mask_.noise[1]),
                                .hide = mask_.hide});
-    return {.x = batch.masked, .rows = batch.rows.rows(0, batch.M), .slots = batch.slots, .present = {}};
+    return {.x = batch.masked,
+            .rows = batch.rows.rows(0, batch.M),
+            .slots = batch.slots,
+            .offsets = batch.offsets,
+            .present = {}};
   }
 
   /// 1 for each original feature, mask.calibration_weight for each calibration feature.
@@ -104,7 +108,11 @@ class FinetuningStage {
   static std::int64_t normaliser(std::span<const int> chosen) { return static_cast<std::int64_t>(chosen.size()); }
 
   ModelInput<Real> prepare(Device&, DeviceBatch<Device>& batch, Draw, std::uint32_t) const {
-    return {.x = batch.clean, .rows = batch.rows.rows(0, batch.B()), .slots = batch.slots, .present = batch.present};
+    return {.x = batch.clean,
+            .rows = batch.rows.rows(0, batch.B()),
+            .slots = batch.slots,
+            .offsets = batch.last_offsets,
+            .present = batch.present};
   }
 
  private:

@@ -5,11 +5,12 @@
 //   what       formula, shapes, padding rule: <blinkbert/ops/batch_norm.hpp>. Here: only how.
 //   mapping    blocks walk over the rows of a panel of at most 256 columns; a row is shared by up to 32 threads
 //              (row_threads.cuh), so that a thread stays with its columns
-//   staging    two launches each way: partial results of every block; then every block combines all of them by itself and
-//              goes on to the rows. The first block of a panel writes what is left behind (mean, rstd, running values; dgamma,
-//              dbeta). With running values forward needs the second launch only
+//   staging    two launches each way: partial results of every block; then every block combines all of them by itself
+//              and goes on to the rows. The first block of a panel writes what is left behind (mean, rstd, running
+//              values; dgamma, dbeta). With running values forward needs the second launch only
 //   order      fixed, no atomics: the same input gives the same bits on the same number of multiprocessors
-//   traffic    forward: x read twice, y written once; backward: dy and x read twice, dx written once; padded rows written only
+//   traffic    forward: x read twice, y written once; backward: dy and x read twice, dx written once; padded rows
+//              written, not read
 //   numerics   fp32. A thread takes the mean of a few rows and their squared deviations from it by two passes over its
 //              registers, and combines that with what it has; threads and blocks are combined in fp64
 //   sources    combining groups: Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance"
@@ -29,8 +30,8 @@ inline constexpr int batch_norm_rows = 4;
 struct Moments {
   float count, mean, squares;
 
-  /// Of the groups first, first + step, ... below `groups`; group(i) gives the moments of one. A handful of additions: in
-  /// double, so that they take nothing from the means.
+  /// Of the groups first, first + step, ... below `groups`; group(i) gives the moments of one. A handful of additions:
+  /// in double, so that they take nothing from the means.
   template <class Group>
   BB_DEVICE static Moments of(int first, int groups, int step, const Group& group) {
     double count = 0, sum = 0, squares = 0;
@@ -66,8 +67,8 @@ struct GradientSums {
   }
 };
 
-/// Combines the groups of every column c of a panel; group(i, c) gives one. All threads of the block take part: first each
-/// takes a share of a column's groups, then one thread the shares. The result of column c is valid on thread c.
+/// Combines the groups of every column c of a panel; group(i, c) gives one. All threads of the block take part: first
+/// each takes a share of a column's groups, then one thread the shares. The result of column c is valid on thread c.
 /// `scratch` holds one element per thread.
 template <class Part, class Group>
 BB_DEVICE Part combined_by_block(int groups, int width, const Shared<Part>& scratch, const Group& group) {
@@ -83,8 +84,8 @@ BB_DEVICE Part combined_by_block(int groups, int width, const Shared<Part>& scra
 /// makes lanes of a warp meet in a bank.
 inline constexpr int parts_stride = batch_norm_threads + 4;
 
-/// Combines what the threads of a block have of the columns of its panel, and leaves it in the block's row of `partials`
-/// [walkers, F]. mine(j) gives a thread's part of column j of its chunk.
+/// Combines what the threads of a block have of the columns of its panel, and leaves it in the block's row of
+/// `partials` [walkers, F]. mine(j) gives a thread's part of column j of its chunk.
 template <class Part, int Chunk, class Mine>
 BB_DEVICE void store_partial(const View<Part, 2>& partials, const Panel<Chunk>& panel, const Mine& mine) {
   SharedMemory shared;

@@ -18,8 +18,11 @@ BB_DEVICE std::uint32_t kept_of_chunk(const Dropout& dropout, int b, int row, in
   const RandomWords words = dropout.element_words(b, flat / 8);
   std::uint32_t kept = 0;
   BB_UNROLL
-  for (int k = 0; k < 8; ++k) kept |= (half_word(words, k) >= dropout.threshold ? 1u : 0u) << k;
-  return Chunk == 8 ? kept : kept >> flat % 8 & 1u;
+  for (int j = 0; j < Chunk; ++j) {
+    const int half = Chunk == 8 ? j : static_cast<int>(flat % 8);
+    kept |= (half_word(words, half) >= dropout.threshold ? 1u : 0u) << j;
+  }
+  return kept;
 }
 
 }  // namespace blinkbert::kernels

@@ -3,17 +3,17 @@
 // embed_rows.cuh -- features to the embedding width, plus the position; and back.
 //
 //   what       formula, shapes, padding rule: <blinkbert/ops/embed_rows.hpp>. Here: only how.
-//   mapping    forward: a thread computes 8 columns of the rows that 8 sequences have at one position, so that W, x and the
-//              position are each read once for 64 products; blocks walk over positions and groups of sequences, beside a
-//              panel of at most 256 columns of W in shared memory.
-//              backward, sums: rows in the order of positions, cut into one piece for each multiprocessor; a thread owns two
-//              columns and keeps their products with all features in registers.
-//              backward, inputs: a warp holds four rows of dy in registers and adds up their products with one feature of W
-//              after another over its lanes
+//   mapping    forward: a thread computes 8 columns of the rows that 8 sequences have at one position, so that W, x and
+//              the position are each read once for 64 products; blocks walk over positions and groups of sequences,
+//              beside a panel of at most 256 columns of W in shared memory.
+//              backward, sums: rows in the order of positions, cut into one piece for each multiprocessor; a thread
+//              owns two columns and keeps their products with all features in registers.
+//              backward, inputs: a warp holds four rows of dy in registers and adds up their products with one feature
+//              of W after another over its lanes
 //   staging    W and x as fp32 in shared memory; partial sums of blocks in the workspace
 //   order      fixed, no atomics: the same input gives the same bits on the same number of multiprocessors
-//   traffic    forward: y written once, x read once for each panel; backward: dy read once for the sums, once for dx, its
-//              first columns once for dprefix; padded rows written, not read
+//   traffic    forward: y written once, x read once for each panel; backward: dy read once for the sums, once for dx,
+//              its first columns once for dprefix; padded rows written, not read
 //   limits     64 features; backward: width 1024
 
 #include <blinkbert/cuda/row_slice.cuh>
@@ -23,8 +23,9 @@
 namespace blinkbert {
 namespace kernels {
 
-/// W of some features and of `width` columns of y, as fp32 in shared memory: zeros in the columns of the prefix and beyond
-/// the last one. The halves of chunks of 8 lie apart, so that lanes that load 16 bytes each do not meet in a bank.
+/// W of some features and of `width` columns of y, as fp32 in shared memory: zeros in the columns of the prefix and
+/// beyond the last one. The halves of chunks of 8 lie apart, so that lanes that load 16 bytes each do not meet in a
+/// bank.
 template <int Chunk>
 struct WeightTile {
   Shared<float> values;  // [features, width + 4]: with 4 more, filling it meets in few banks
@@ -146,16 +147,16 @@ inline constexpr int embed_sums_rows = 128;       // of x in shared memory at a 
 inline constexpr int embed_sums_least_rows = 64;  // of a block, or its partial sums would be more bytes than its dy
 inline constexpr int embed_totals_warps = 8;
 
-/// What blocks leave. `rows` rows of a block in the order l B + b; its warps stand in `ways` ways, of which each takes every
-/// ways-th row over the whole width.
+/// What blocks leave. `rows` rows of a block in the order l B + b; its warps stand in `ways` ways, of which each takes
+/// every ways-th row over the whole width.
 struct EmbedPartials {
   View<float, 3> sums;       // [walkers, N + 1, E]               dW by feature, then db
   View<float, 2> positions;  // [walkers segments ways, E]        dposition of each position that the block has rows of
   int walkers, rows, segments, ways;
 };
 
-/// Elements column and column + 1 of some rows of `view`, zeros for rows of -1 and beyond the width. All loads are issued
-/// before any is waited for.
+/// Elements column and column + 1 of some rows of `view`, zeros for rows of -1 and beyond the width. All loads are
+/// issued before any is waited for.
 template <class Real, int Rows>
 BB_DEVICE void load_pairs(Vector<Real, 2> (&pair)[Rows], const View<const Real, 2>& view, const int (&row)[Rows],
                           int column) {
@@ -179,8 +180,8 @@ BB_DEVICE void load_pairs(Vector<Real, 2> (&pair)[Rows], const View<const Real, 
 template <class Real, int Features>
 BB_KERNEL(embed_sums_threads, 1)
 embed_rows_sums(EmbedRowsBackward<Real> op, EmbedPartials partials) {
-  // Rows of dy that a thread loads at once: 32 KB on a multiprocessor, half of that where the sums need the registers.
-  constexpr int under_way = (Features <= 20 ? 64 : 32) / static_cast<int>(sizeof(Vector<Real, 2>));
+  // Rows of dy that a thread loads at once: 20 KB on a multiprocessor, 16 KB where the sums need the registers.
+  constexpr int under_way = (Features <= 20 ? 40 : 32) / static_cast<int>(sizeof(Vector<Real, 2>));
   const int B = op.lengths.extent(0), L = op.L, E = op.dy.extent(1), N = op.x ? op.x.extent(1) : 0;
   const int walker = block() % partials.walkers, first_feature = block() / partials.walkers * Features;
   const int column_warps = ceil_div(E, 2 * warp_size), ways = partials.ways, way = warp() / column_warps;
@@ -305,7 +306,7 @@ inline constexpr int embed_inputs_warps = 8;
 inline constexpr int embed_inputs_rows = 4;  // of a warp at a time
 inline constexpr int embed_prefix_residency = 8;
 
-/// Sums over the warp of four values at once: lanes 8 i to 8 i + 7 get that of value[i]. Six shuffles instead of twenty.
+/// Sums over the warp of four values at once: lanes 8 i to 8 i + 7 get that of value[i]. Six shuffles, not twenty.
 BB_DEVICE float four_warp_sums(const float (&value)[4]) {
   const bool is_upper = lane() >= 16, is_odd = lane() / 8 % 2 != 0;
   float even = is_upper ? value[2] : value[0], odd = is_upper ? value[3] : value[1];

@@ -39,6 +39,18 @@ constexpr int attention_threads(int LT, int DC) {
   return problem > least ? problem : least;
 }
 
+/// Blocks on a multiprocessor that registers must suffice for: as many as leave no spills.
+template <class Real>
+constexpr int forward_residency(int LT, int DC) {
+  if (LT > 32) return 2;
+  if (DC > 32) return 4;
+  return sizeof(Real) == 2 ? 3 : 2;
+}
+constexpr int backward_residency(int LT, int DC) {
+  if (LT > 32) return 1;
+  return DC > 32 ? 3 : 2;
+}
+
 // --- forward -----------------------------------------------------------------------------------------------------------
 
 /// The threads and the strip of a problem that this thread belongs to.
@@ -56,9 +68,7 @@ struct Team {
 };
 
 template <class Op, class Real, int LT, int DC>
-BB_KERNEL(attention_threads(LT, DC), LT > 32    ? 2
-                                     : DC <= 32 ? 3
-                                                : 4)
+BB_KERNEL(attention_threads(LT, DC), forward_residency<Real>(LT, DC))
 attention_forward(Op op, AttentionShape shape) {
   const int D = Problem<Op>::D(op);
   const Team team(shape);
@@ -108,9 +118,7 @@ attention_forward(Op op, AttentionShape shape) {
 BLINKBERT_HOST_DEVICE constexpr int row_floats(int rows) { return 3 * rows; }
 
 template <class Op, class Real, int LT, int DC>
-BB_KERNEL(attention_threads(LT, DC), LT > 32    ? 1
-                                     : DC <= 32 ? 2
-                                                : 3)
+BB_KERNEL(attention_threads(LT, DC), backward_residency(LT, DC))
 attention_backward(Op op, AttentionShape shape) {
   const int D = Problem<Op>::D(op);
   const Team team(shape);

@@ -5,7 +5,7 @@
 // A lane holds `Chunks` chunks of `Chunk` neighbouring columns: chunk k of lane l begins at column (32 k + l) Chunk. Chunks of
 // 8 are moved 16 bytes at a time, which needs a width that is a multiple of 8; other widths go one column at a time.
 
-#include <blinkbert/core/dropout.hpp>
+#include <blinkbert/cuda/element_dropout.cuh>
 #include <blinkbert/dev/warp.hpp>
 
 namespace blinkbert::kernels {
@@ -78,15 +78,7 @@ BB_DEVICE std::uint32_t kept_elements(const Dropout& dropout, int b, int row, in
   std::uint32_t kept = 0;
   BB_UNROLL
   for (int i = 0; i < Chunk * Chunks; i += Chunk) {
-    const int column = RowSlice<Chunk, Chunks>::column(i);
-    const std::uint32_t flat =
-        static_cast<std::uint32_t>(row) * static_cast<std::uint32_t>(width) + static_cast<std::uint32_t>(column);
-    const RandomWords words = dropout.element_words(b, flat / 8);  // of a whole chunk of 8: flat is a multiple of 8
-    BB_UNROLL
-    for (int j = 0; j < Chunk; ++j) {
-      const int half = Chunk == 8 ? j : static_cast<int>(flat % 8);
-      kept |= (half_word(words, half) >= dropout.threshold ? 1u : 0u) << (i + j);
-    }
+    kept |= kept_of_chunk<Chunk>(dropout, b, row, width, RowSlice<Chunk, Chunks>::column(i)) << i;
   }
   return kept;
 }
@@ -100,7 +92,7 @@ void dispatch_row(int width, const Body& body) {
       body(integral_constant<int, 8>{}, integral_constant<int, most() / 256>{});
     });
   } else {
-    dispatch<32, 256, 1024>("row width that is no multiple of 8:", width, [&](auto most) {
+    dispatch<32, 256, 512>("row width that is no multiple of 8:", width, [&](auto most) {
       body(integral_constant<int, 1>{}, integral_constant<int, most() / 32>{});
     });
   }

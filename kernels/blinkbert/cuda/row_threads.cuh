@@ -1,10 +1,11 @@
 #pragma once
 
-// row_threads.cuh -- the threads of a grid laid over the rows of a matrix, for ops that look at one chunk of a row at a time.
+// row_threads.cuh -- the threads of a grid laid over the rows of a matrix, for ops that look at one chunk of a row at a
+// time.
 //
-// `lanes` neighbouring threads share a row, a power of two of at most 32: a narrow row leaves no lane of its warp idle. Each
-// takes chunks of `Chunk` neighbouring columns, moved 16 bytes at a time where the width is a multiple of 8, else one
-// column at a time. Blocks walk over the rows.
+// `lanes` neighbouring threads share a row, a power of two of at most 32: a narrow row leaves no lane of its warp idle.
+// Each takes chunks of `Chunk` neighbouring columns, moved 16 bytes at a time where the width is a multiple of 8, else
+// one column at a time. Blocks walk over the rows.
 
 #include <blinkbert/dev/dev.hpp>
 
