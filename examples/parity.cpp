@@ -169,7 +169,9 @@ Safetensors run_checkpoint(const ParityFlags& flags, const Safetensors& checkpoi
   }
   stage.objective().run_loss(device, batch, model.rows(), saved.doutput.rows(0, output.extent(0)), output);
   model.backward(device, pass, saved);
-  const float loss = static_cast<float>(stage.objective().loss(device));
+  const std::vector<float> sums = to_host(device, stage.objective().sums());
+  const float loss =
+      static_cast<float>(stage.objective().loss(sums.data(), Stage::predicts_rows ? arrays.M : arrays.B));
   result.tensors["loss"] = Tensor::of<float>({}, std::span(&loss, 1));
   auto& set = model.parameters();
   add_tensors<ParameterSet<Device>>(result.tensors, "grad.", set.entries(), to_host(device, set.gradients()));

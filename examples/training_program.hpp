@@ -216,30 +216,24 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
       .evaluate = evaluate,
       .after_step =
           [&](const StepReport& report) {
-            const TrainerState& state = report.state;
             rows_in_epoch += static_cast<double>(report.rows);
             if (report.was_skipped) {
-              folder.log({{"event", "skipped_step"}, {"epoch", state.epoch}, {"step", state.step - 1}});
+              folder.log({{"event", "skipped_step"}, {"epoch", report.epoch}, {"step", report.step}});
               if (!flags.is_quiet) {
                 progress.clear();
-                std::cerr << "step " << state.step - 1 << " skipped: its gradient norm is not finite\n";
+                std::cerr << "step " << report.step << " skipped: its gradient norm is not finite\n";
               }
             }
             progress.show([&] {
               std::ostringstream line;
-              const double left = whole.seconds() / static_cast<double>(state.step - first_step) *
-                                  static_cast<double>(total_steps - state.step);
-              line << "epoch " << state.epoch << '/' << config.train.epochs << "  step " << state.step_in_epoch << '/'
+              const double left = whole.seconds() / static_cast<double>(report.step + 1 - first_step) *
+                                  static_cast<double>(total_steps - report.step - 1);
+              line << "epoch " << report.epoch << '/' << config.train.epochs << "  step " << report.step_in_epoch << '/'
                    << report.steps_per_epoch << "  loss " << std::setprecision(4) << report.loss << "  "
                    << static_cast<std::int64_t>(rows_in_epoch / epoch_time.seconds()) << " rows/s  at most "
                    << static_cast<int>(left) << " s left";
               return line.str();
             });
-            const bool is_epoch_done = state.step_in_epoch == report.steps_per_epoch;
-            if (!is_epoch_done && since_saved.seconds() >= config.train.checkpoint_seconds) {
-              save();
-              since_saved = {};
-            }
           },
       .after_epoch =
           [&](const EpochReport& report) {
@@ -275,7 +269,13 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
             since_saved = {};
             rows_in_epoch = 0;
           },
-      .should_stop = [] { return stop_requested.load(); }};
+      .should_stop = [] { return stop_requested.load(); },
+      .should_save = [&] { return since_saved.seconds() >= config.train.checkpoint_seconds; },
+      .save =
+          [&] {
+            save();
+            since_saved = {};
+          }};
 
   if (trainer.train(hooks) == TrainerEnd::finished) return true;
   save();

@@ -129,7 +129,7 @@ class BasicSession {
     const BatchItem item{.window = {.recording = 0, .start = 0, .length = rows_, .label = 0}};
     auto& bucket = buckets_(1, window());
     loader_.load(device_, bucket.batch, {&item, 1});
-    const auto input = stage_.prepare(device_, bucket.batch, Draw::evaluation, 0);
+    const auto input = stage_.prepare(device_, bucket.batch);
     const Pass pass = bucket.batch.pass(Mode::evaluation, 0, 0, 0);
     typename Device::Real value{};
     download(device_, &value, model_.contents_->model.forward(device_, pass, input, bucket.saved));

@@ -45,6 +45,16 @@ class Emulated {
     machine_.memory()->note_written(to, bytes);
   }
 
+  // Everything is done when a call returns.
+  struct Mark {};
+  using Staging = HostMemory;
+  static constexpr bool is_asynchronous = false;
+  Staging stage(std::size_t bytes) { return Staging(bytes); }
+  void upload_later(std::byte* to, const std::byte* from, std::size_t bytes) { upload(to, from, bytes); }
+  void download_later(std::byte* to, const std::byte* from, std::size_t bytes) { download(to, from, bytes); }
+  void record(Mark&) {}
+  void wait(const Mark&) {}
+
   /// Uninitialised room, valid until the next call.
   template <class T, class... Extent>
   View<T, sizeof...(Extent)> workspace(Extent... extents) {

@@ -343,7 +343,9 @@ double run_objective(ModelBench<Device>& bench, Objective& objective, std::int64
   objective.run_loss(bench.device, bench.batch, bench.model.rows(), bench.saved.doutput.rows(0, output.extent(0)),
                      output);
   bench.model.backward(bench.device, pass, bench.saved);
-  return objective.loss(bench.device);
+  std::vector<Wide<typename Device::Real>> sums(static_cast<std::size_t>(objective.sums().size()));
+  download(bench.device, sums.data(), objective.sums());
+  return objective.loss(sums.data(), count);
 }
 
 TEST_CASE("the objectives' losses and gradients are the contract's") {

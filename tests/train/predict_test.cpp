@@ -136,7 +136,7 @@ TEST_CASE("fine-tuning: a score is that of a model whose last block is computed 
     const BatchItem item{.window = one.window};
     auto& bucket = buckets(1, one.window.length);
     run.loader.load(run.device, bucket.batch, {&item, 1});
-    const auto input = run.stage.prepare(run.device, bucket.batch, Draw::evaluation, 0);
+    const auto input = run.stage.prepare(run.device, bucket.batch);
     const Pass pass = bucket.batch.pass(Mode::evaluation, 0, 0, 0);
     const float score = model.forward(run.device, pass, input, bucket.saved)(0, 0);
     CHECK(std::abs(scores.at(one.number).values[0] - score) <= 10 * rounding);  // scores are of order 10

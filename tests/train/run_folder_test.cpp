@@ -52,7 +52,7 @@ void train(Case& one, RunFolder& folder, int steps) {
                  [&] {
                    return Metrics{{"mae", one.trainer.state().epoch == 2 ? 1.0 : 2.0}};
                  },
-             .after_step = [&](const StepReport&) { save(); },
+             .after_step = {},
              .after_epoch =
                  [&](const EpochReport& report) {
                    // Lines of lengths that no other run has, as times make them.
@@ -62,7 +62,9 @@ void train(Case& one, RunFolder& folder, int steps) {
                                {"time", std::string(static_cast<std::size_t>(++lines), 'x')}});
                    save();
                  },
-             .should_stop = [&] { return --steps == 0; }});
+             .should_stop = [&] { return --steps == 0; },
+             .should_save = [] { return true; },
+             .save = save});
 }
 
 std::vector<std::string> names_in(const std::filesystem::path& folder) {

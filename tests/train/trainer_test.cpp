@@ -63,8 +63,8 @@ class FaultyScore : public Score<Device> {
     Score<Device>::run_loss(device, batch, rows, doutput, output);
     if (fault == Fault::gradient) doutput(0, 0) = std::numeric_limits<Real>::infinity();
   }
-  double loss(Device& device) {
-    const double value = Score<Device>::loss(device);
+  double loss(const Wide<Real>* sums, std::int64_t sequences) const {
+    const double value = Score<Device>::loss(sums, sequences);
     return fault == Fault::loss ? std::numeric_limits<double>::quiet_NaN() : value;
   }
 };
@@ -87,9 +87,9 @@ class FaultyStage {
     base_.chosen_rows(counts, lengths, sequences, draw, step);
   }
   static std::int64_t normaliser(std::span<const int> chosen) { return FinetuningStage<Device>::normaliser(chosen); }
-  ModelInput<Real> prepare(Device& device, DeviceBatch<Device>& batch, Draw draw, std::uint32_t step) {
-    objective_.fault = fault(step);
-    return base_.prepare(device, batch, draw, step);
+  ModelInput<Real> prepare(Device& device, DeviceBatch<Device>& batch, View<const StepValues, 1> now = {}) {
+    objective_.fault = now ? fault(static_cast<std::uint32_t>(now(0).step)) : Fault::none;
+    return base_.prepare(device, batch, now);
   }
 
  private:
@@ -222,7 +222,7 @@ TEST_CASE("two threads choose the same rows and actions as one, and the losses a
                .after_step =
                    [&](const StepReport& report) {
                      // The step's only micro-batch is still in its bucket; lengths are 5 to 8, sorted.
-                     const int B = report.state.step_in_epoch == 3 ? 8 : 16;
+                     const int B = report.step_in_epoch == 3 ? 8 : 16;
                      const auto& batch = run.buckets(B, 8).batch;
                      std::vector<int> decision(batch.rows.data(), batch.rows.data() + batch.M);
                      for (int m = 0; m < batch.M; ++m) decision.push_back(static_cast<int>(batch.actions(m)));
@@ -252,10 +252,10 @@ TEST_CASE("the tail of an epoch makes a step of its own") {
                  [&](const StepReport& report) {
                    rows.push_back(report.rows);
                    CHECK(report.steps_per_epoch == 3);
-                   CHECK(report.state.step == static_cast<std::int64_t>(rows.size()));
+                   CHECK(report.step + 1 == static_cast<std::int64_t>(rows.size()));
                    CHECK_FALSE(report.was_skipped);
                    CHECK(report.gradient_norm > 0);
-                   CHECK(report.rate == learning_rate(config.train, report.state.step - 1, report.state.epoch, 3));
+                   CHECK(report.rate == learning_rate(config.train, report.step, report.epoch, 3));
                    CHECK(run.values() != before);
                    before = run.values();
                  },
@@ -314,7 +314,7 @@ TEST_CASE("frozen parts keep their bits until their epoch, then start as if it w
   run.train({.evaluate = {},
              .after_step =
                  [&](const StepReport& report) {
-                   const auto t = static_cast<std::size_t>(report.state.step - 1);
+                   const auto t = static_cast<std::size_t>(report.step);
                    INFO("step " << t);
                    const auto after = run.values();
                    const std::vector<int> changed = changed_by_group(run, before, after);
@@ -376,7 +376,7 @@ TEMPLATE_TEST_CASE("a gradient that is not finite skips the step", "", float, do
   run.train({.evaluate = {},
              .after_step =
                  [&](const StepReport& report) {
-                   const std::int64_t t = report.state.step - 1;
+                   const std::int64_t t = report.step;
                    INFO("step " << t);
                    const bool is_skipped = t >= 2 && t < 5;
                    CHECK(report.was_skipped == is_skipped);
@@ -385,7 +385,7 @@ TEMPLATE_TEST_CASE("a gradient that is not finite skips the step", "", float, do
                    CHECK((run.statistics() == statistics) == is_skipped);
                    CHECK((run.first_moment() == first) == is_skipped);
                    CHECK((run.second_moment() == second) == is_skipped);
-                   CHECK(report.state.skips_in_row == (is_skipped ? t - 1 : 0));
+                   CHECK(run.trainer.state().skips_in_row == (is_skipped ? t - 1 : 0));
                    values = run.values();
                    statistics = run.statistics();
                    first = run.first_moment();
@@ -637,7 +637,7 @@ void check_no_allocations(Case& run) {
              .after_step =
                  [&](const StepReport& report) {
                    // An epoch's first step comes after its order of windows, which is a new list.
-                   if (report.state.epoch > 1 && report.state.step_in_epoch > 1) counts.push_back(allocations - before);
+                   if (report.epoch > 1 && report.step_in_epoch > 1) counts.push_back(allocations - before);
                    before = allocations;
                  },
              .after_epoch = {},

@@ -35,13 +35,32 @@ template <class Device, class... Ops>
 concept RunsAll = (Runs<Device, Ops> && ...);
 
 /// Memory of the device and the way to and from it. `run` never synchronises; `download` waits for what was issued.
+///
+/// `stage` gives host memory that the device copies from and to while the host goes on: what `upload_later` reads must stay
+/// as it is, and what `download_later` writes is not there, until `wait` returned for a mark that was recorded after it.
+/// `wait` returns at once for a mark that was never recorded. `is_asynchronous`: whether ops are done later than `run`.
 template <class Device>
-concept OwnsMemory = requires(Device& device, std::byte* on_device, std::byte* on_host, std::size_t bytes) {
+concept OwnsMemory = requires(Device& device, std::byte* on_device, std::byte* on_host, std::size_t bytes,
+                              typename Device::Mark& mark) {
   { device.allocate(bytes) } -> std::same_as<typename Device::Memory>;
   device.upload(on_device, static_cast<const std::byte*>(on_host), bytes);
   device.download(on_host, static_cast<const std::byte*>(on_device), bytes);
   device.copy(on_device, static_cast<const std::byte*>(on_device), bytes);
   device.zero(on_device, bytes);
+  { device.stage(bytes) } -> std::same_as<typename Device::Staging>;
+  device.upload_later(on_device, static_cast<const std::byte*>(on_host), bytes);
+  device.download_later(on_host, static_cast<const std::byte*>(on_device), bytes);
+  device.record(mark);
+  device.wait(mark);
+  { Device::is_asynchronous } -> std::convertible_to<bool>;
+};
+
+/// What a backend need not have: ops that are issued once and run many times. `capture(body)` issues what the body issues
+/// without running it; `replay` runs it.
+template <class Device>
+concept CapturesGraphs = requires(Device& device, void (*body)(), const typename Device::Graph& graph) {
+  { device.capture(body) } -> std::same_as<typename Device::Graph>;
+  device.replay(graph);
 };
 
 template <class Device, class Real = typename Device::Real>

@@ -20,13 +20,14 @@ struct Pass {
   View<const int, 1> lengths = {};            // [B]     real rows of each sequence
   View<const std::uint32_t, 2> visible = {};  // [B, ceil(L/32)]  bit s % 32 of word s / 32: key s may be attended to
   int L = 0;                                  // rows per sequence, padding included
+  View<const StepValues, 1> now = {};         // [1]     not empty: its step counts instead of `step`
 
   int B() const { return lengths.extent(0); }
   int T() const { return B() * L; }
 
   Dropout dropout(Purpose purpose, std::uint32_t layer, double drop_probability) const {
     if (mode == Mode::evaluation) return {};
-    return {RandomStream{.seed = seed, .purpose = purpose, .layer = layer, .step = step}, first_sequence,
+    return {RandomStream{.seed = seed, .purpose = purpose, .layer = layer, .step = step, .now = now}, first_sequence,
             drop_probability};
   }
 };

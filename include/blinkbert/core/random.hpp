@@ -40,16 +40,29 @@ struct RandomWords {
   BLINKBERT_HOST_DEVICE std::uint32_t operator[](std::size_t i) const { return word[i]; }
 };
 
+/// What changes from one optimizer step to the next, where the device reads it: ops that are issued once and run many times
+/// see the values of the step they run in.
+struct alignas(16) StepValues {
+  std::int64_t step = 0;  // t, from 0 over the whole run; skipped steps count
+  float rate = 0;         // learning rate
+};
+
 /// One stream of counters: everything but index and sequence.
 struct RandomStream {
   std::uint64_t seed = 0;
   Purpose purpose = Purpose::initial_values;
   std::uint32_t layer = 0;
   std::uint32_t step = 0;
+  View<const StepValues, 1> now = {};  // [1]  not empty: its step counts instead
+
+  BLINKBERT_HOST_DEVICE std::uint32_t current_step() const {
+    return now ? static_cast<std::uint32_t>(now(0).step) : step;
+  }
 
   /// Four words for the counter {index, sequence, step, purpose << 8 | layer}.
   BLINKBERT_HOST_DEVICE RandomWords words(std::uint32_t index, std::uint32_t sequence) const {
-    const r123::Philox4x32::ctr_type counter{{index, sequence, step, static_cast<std::uint32_t>(purpose) << 8 | layer}};
+    const r123::Philox4x32::ctr_type counter{
+        {index, sequence, current_step(), static_cast<std::uint32_t>(purpose) << 8 | layer}};
     const r123::Philox4x32::key_type key{{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
     const r123::Philox4x32::ctr_type out = r123::Philox4x32()(counter, key);
     return {{out[0], out[1], out[2], out[3]}};

@@ -3,6 +3,7 @@
 // From windows to a batch on the device: order, padding, upload.
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <numeric>
 #include <span>
@@ -68,7 +69,7 @@ inline int longest(std::span<const BatchItem> items) {
 }
 
 /// Assembles batches on the host and uploads them. Keeps its staging memory, so that loading allocates nothing after the
-/// largest batch.
+/// largest batch. A device that copies later still reads one batch while the next is assembled.
 template <Backend Device>
 class BatchLoader {
  public:
@@ -79,68 +80,61 @@ class BatchLoader {
   /// Fills everything of `batch` but what masking writes. The rows that a score head reads (`rows`, `slots`, `present`,
   /// `last_offsets`) and `visible` are those of unmasked sequences until masking overwrites `rows`, `slots`, `visible`.
   void load(Device& device, DeviceBatch<Device>& batch, std::span<const BatchItem> items) {
-    const int B = batch.B(), L = batch.L(), N = table_->N, words = visible_words(L);
+    const int B = batch.B(), L = batch.L(), N = table_->N;
     BLINKBERT_EXPECTS(static_cast<int>(items.size()) == B && longest(items) <= L, items.size(), B, L);
-    const auto assign = [](auto& values, int count, auto value) {
-      values.assign(static_cast<std::size_t>(count), value);
-    };
-    assign(wide_, B * L * N, Wide<Real>{0});
-    assign(lengths_, B, 0);
-    assign(offsets_, B + 1, 0);
-    assign(last_offsets_, B + 1, 0);
-    assign(sequences_, B, std::uint32_t{0});
-    assign(scores_, B, Wide<Real>{0});
-    assign(rows_, B * L, -1);
-    assign(slots_, B * L, -1);
-    assign(present_, B, 0);
-    assign(visible_, B * words, std::uint32_t{0});
-    for (int b = 0; b < B; ++b) {
-      const auto at = static_cast<std::size_t>(b);
-      const BatchItem& item = items[at];
-      const int length = item.window.length;
-      for (int l = 0; l < length; ++l) {
-        const float* from = table_->row(item.window.start + l);
-        std::copy(from, from + N, wide_.begin() + static_cast<std::ptrdiff_t>(b * L + l) * N);
-        visible_[static_cast<std::size_t>(b * words + l / 32)] |= std::uint32_t{1} << l % 32;
-      }
-      lengths_[at] = length;
-      offsets_[at + 1] = offsets_[at] + item.chosen;
-      last_offsets_[at + 1] = b + 1;
-      sequences_[at] = item.sequence;
-      scores_[at] = static_cast<Wide<Real>>(item.window.label);
-      if (length > 0) {
-        rows_[at] = b * L + length - 1;
-        slots_[static_cast<std::size_t>(rows_[at])] = b;
-        present_[at] = 1;
-      }
-    }
-    batch.M = offsets_.back();
-    upload(device, batch.target, wide_.data());
-    if constexpr (std::is_same_v<Real, Wide<Real>>) {
-      upload(device, batch.clean, wide_.data());
-    } else {
-      narrow_.resize(wide_.size());
-      std::transform(wide_.begin(), wide_.end(), narrow_.begin(),
-                     [](Wide<Real> value) { return static_cast<Real>(value); });
-      upload(device, batch.clean, narrow_.data());
-    }
-    upload(device, batch.lengths, lengths_.data());
-    upload(device, batch.offsets, offsets_.data());
-    upload(device, batch.last_offsets, last_offsets_.data());
-    upload(device, batch.sequences, sequences_.data());
-    upload(device, batch.scores, scores_.data());
-    upload(device, batch.rows, rows_.data());
-    upload(device, batch.slots, slots_.data());
-    upload(device, batch.present, present_.data());
-    upload(device, batch.visible, visible_.data());
+    Slot& slot = slots_[next_++ % slots_.size()];
+    device.wait(slot.is_read);
+    const auto bytes = static_cast<std::size_t>(batch.inputs.size());
+    if (bytes > slot.bytes) slot.memory = device.stage(slot.bytes = bytes);
+    batch.M = fill(BatchInputs<Real>::at(slot.memory.data(), B, L, N), items);
+    device.upload_later(batch.inputs.data(), slot.memory.data(), bytes);
+    device.record(slot.is_read);
   }
 
  private:
+  struct Slot {
+    typename Device::Staging memory;
+    std::size_t bytes = 0;
+    typename Device::Mark is_read;
+  };
+
+  /// Returns the rows chosen.
+  int fill(const BatchInputs<Real>& inputs, std::span<const BatchItem> items) const {
+    const int B = inputs.clean.extent(0), L = inputs.clean.extent(1), N = table_->N;
+    const auto assign = [](const auto& view, auto value) { std::fill_n(view.data(), view.size(), value); };
+    assign(inputs.rows, -1);
+    assign(inputs.slots, -1);
+    assign(inputs.visible, std::uint32_t{0});
+    inputs.offsets(0) = inputs.last_offsets(0) = 0;
+    Real* narrow = inputs.clean.data();
+    Wide<Real>* wide = inputs.target.data();
+    for (int b = 0; b < B; ++b) {
+      const BatchItem& item = items[static_cast<std::size_t>(b)];
+      const int length = item.window.length, real = length * N;
+      const float* from = length > 0 ? table_->row(item.window.start) : nullptr;
+      for (int i = 0; i < L * N; ++i) {
+        const float value = i < real ? from[i] : 0;
+        *wide++ = static_cast<Wide<Real>>(value);
+        *narrow++ = static_cast<Real>(static_cast<Wide<Real>>(value));
+      }
+      for (int l = 0; l < length; ++l) inputs.visible(b, l / 32) |= std::uint32_t{1} << l % 32;
+      inputs.lengths(b) = length;
+      inputs.offsets(b + 1) = inputs.offsets(b) + item.chosen;
+      inputs.last_offsets(b + 1) = b + 1;
+      inputs.sequences(b) = item.sequence;
+      inputs.scores(b) = static_cast<Wide<Real>>(item.window.label);
+      inputs.present(b) = length > 0 ? 1 : 0;
+      if (length > 0) {
+        inputs.rows(b) = b * L + length - 1;
+        inputs.slots(inputs.rows(b)) = b;
+      }
+    }
+    return inputs.offsets(B);
+  }
+
   const RowTable* table_;
-  std::vector<Wide<Real>> wide_, scores_;
-  std::vector<Real> narrow_;
-  std::vector<int> lengths_, offsets_, last_offsets_, rows_, slots_, present_;
-  std::vector<std::uint32_t> sequences_, visible_;
+  std::array<Slot, Device::is_asynchronous ? 2 : 1> slots_;
+  std::size_t next_ = 0;
 };
 
 }  // namespace blinkbert

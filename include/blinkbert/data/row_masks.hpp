@@ -23,9 +23,10 @@ struct MaskStreams {
   RandomStream chosen, actions, noise;
 };
 
-inline MaskStreams mask_streams(Draw draw, std::uint64_t seed, std::uint32_t step) {
+/// `now`: as in RandomStream, for the device; training only.
+inline MaskStreams mask_streams(Draw draw, std::uint64_t seed, std::uint32_t step, View<const StepValues, 1> now = {}) {
   const auto stream = [&](Purpose purpose) {
-    return RandomStream{.seed = seed, .purpose = purpose, .layer = 0, .step = step};
+    return RandomStream{.seed = seed, .purpose = purpose, .layer = 0, .step = step, .now = now};
   };
   if (draw == Draw::training) return {stream(Purpose::chosen_rows), stream(Purpose::actions), stream(Purpose::noise)};
   return {stream(Purpose::evaluation_chosen_rows), stream(Purpose::evaluation_actions),

@@ -28,7 +28,6 @@ class MaskedRows {
     weights_ = {data, {count}};
     sums_ = {data + count, {count}};
     upload(device, weights_, narrowed.data());
-    readback_.resize(narrowed.size());
   }
 
   /// `rows_in_step` = M, over all micro-batches of the step.
@@ -54,12 +53,13 @@ class MaskedRows {
                                  .scale = static_cast<Wide<Real>>(scale)});
   }
 
-  /// The step's loss; waits for the device.
-  double loss(Device& device) {
-    download(device, readback_.data(), sums_);
+  /// [N]  unweighted sums of the step so far, per feature.
+  View<const Wide<Real>, 1> sums() const { return sums_; }
+  /// The loss of a step with these sums and chosen rows.
+  double loss(const Wide<Real>* sums, std::int64_t rows_in_step) const {
     double sum = 0;
-    for (std::size_t n = 0; n < readback_.size(); ++n) sum += host_weights_[n] * static_cast<double>(readback_[n]);
-    return rows_in_step_ == 0 ? 0 : sum / (static_cast<double>(rows_in_step_) * weight_sum_);
+    for (std::size_t n = 0; n < host_weights_.size(); ++n) sum += host_weights_[n] * static_cast<double>(sums[n]);
+    return rows_in_step == 0 ? 0 : sum / (static_cast<double>(rows_in_step) * weight_sum_);
   }
 
  private:
@@ -70,7 +70,6 @@ class MaskedRows {
   std::int64_t rows_in_step_ = 0;
   typename Device::Memory memory_;
   View<Wide<Real>, 1> weights_, sums_;  // [N]
-  std::vector<Wide<Real>> readback_;
 };
 
 }  // namespace blinkbert

@@ -45,7 +45,7 @@ void predict(typename Stage::Device& device, const typename Stage::Model& model,
     const int B = static_cast<int>(count), L = longest(items);
     auto& bucket = buckets(B, L);
     loader.load(device, bucket.batch, items);
-    const ModelInput<Real> input = stage.prepare(device, bucket.batch, Draw::evaluation, 0);
+    const ModelInput<Real> input = stage.prepare(device, bucket.batch);
     const Pass pass = bucket.batch.pass(Mode::evaluation, 0, 0, 0);
     const View<const Real, 2> prediction = model.forward(device, pass, input, bucket.saved);
     const int N = prediction.extent(1);

@@ -42,9 +42,9 @@ class PretrainingStage {
     return std::accumulate(chosen.begin(), chosen.end(), std::int64_t{0});
   }
 
-  /// Masks a loaded batch.
-  ModelInput<Real> prepare(Device& device, DeviceBatch<Device>& batch, Draw draw, std::uint32_t step) const {
-    const MaskStreams streams = mask_streams(draw, seed_, step);
+  /// Masks a loaded batch for evaluation, or for the training step of `now`.
+  ModelInput<Real> prepare(Device& device, DeviceBatch<Device>& batch, View<const StepValues, 1> now = {}) const {
+    const MaskStreams streams = mask_streams(now ? Draw::training : Draw::evaluation, seed_, 0, now);
     run(device, RowMasks<Real>{.x = batch.masked,
                                .rows = batch.rows.rows(0, batch.M),
                                .slots = batch.slots,
@@ -107,7 +107,7 @@ class FinetuningStage {
   /// What a step's loss is divided by: its sequences.
   static std::int64_t normaliser(std::span<const int> chosen) { return static_cast<std::int64_t>(chosen.size()); }
 
-  ModelInput<Real> prepare(Device&, DeviceBatch<Device>& batch, Draw, std::uint32_t) const {
+  ModelInput<Real> prepare(Device&, DeviceBatch<Device>& batch, View<const StepValues, 1> = {}) const {
     return {.x = batch.clean,
             .rows = batch.rows.rows(0, batch.B()),
             .slots = batch.slots,

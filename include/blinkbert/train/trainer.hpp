@@ -3,13 +3,17 @@
 // The loop: accumulate, clip, step, evaluate, stop. No input or output: callbacks.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <compare>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <blinkbert/train/buckets.hpp>
@@ -38,8 +42,11 @@ struct TrainerState {
   bool is_finished = false;
 };
 
+/// What a step came to. A device that works later reports a step while the next one runs.
 struct StepReport {
-  const TrainerState& state;  // after the step
+  std::int64_t step;           // t, from 0 over the whole run
+  int epoch;                   // from 1
+  std::int64_t step_in_epoch;  // from 1
   std::int64_t steps_per_epoch;
   double loss;           // of the step, as in the objective
   double gradient_norm;  // before clipping
@@ -62,6 +69,8 @@ struct TrainerHooks {
   std::function<void(const EpochReport&)> after_epoch =
       {};                                  // the state is then at the start of the next epoch, or finished
   std::function<bool()> should_stop = {};  // asked after every step
+  std::function<bool()> should_save = {};  // asked after every step but an epoch's last
+  std::function<void()> save = {};         // all steps so far are done and reported, the state is theirs
 };
 
 enum class TrainerEnd { finished, stopped };
@@ -92,12 +101,15 @@ class Trainer {
     const auto P = static_cast<std::size_t>(set().values().size());
     first_memory_ = device.allocate(P * sizeof(Wide<Real>));
     second_memory_ = device.allocate(P * sizeof(Wide<Real>));
-    scalars_memory_ = device.allocate(sizeof(double) + sizeof(std::int64_t));
+    scalars_memory_ = device.allocate(sizeof(StepValues) + sizeof(double) + sizeof(std::int64_t));
     segments_memory_ = device.allocate(set().segments().size() * sizeof(Segment));
     statistics_memory_ = device.allocate(static_cast<std::size_t>(statistics().size() + 1) * sizeof(Wide<Real>));
     fill_zero(device, first_moment());
     fill_zero(device, second_moment());
-    device.zero(scalars_memory_.data(), sizeof(double) + sizeof(std::int64_t));
+    device.zero(scalars_memory_.data(), sizeof(StepValues) + sizeof(double) + sizeof(std::int64_t));
+    for (StepUnderWay& one : under_way_) {
+      one.staging = device.stage(StepUnderWay::bytes(stage.objective().sums().extent(0)));
+    }
     state_.skips_before.assign(static_cast<std::size_t>(model.blocks()) + 2, 0);
   }
 
@@ -126,10 +138,18 @@ class Trainer {
       const std::int64_t steps = steps_per_epoch();
       begin_epoch();
       while (state_.step_in_epoch < steps) {
-        const StepReport report = train_step();
-        if (hooks.after_step) hooks.after_step(report);
-        if (hooks.should_stop && hooks.should_stop()) return TrainerEnd::stopped;
+        issue_step();
+        if (issued_ - reported_ == steps_under_way) report_step(hooks);
+        if (state_.step_in_epoch < steps && hooks.should_save && hooks.should_save()) {
+          report_all(hooks);
+          if (hooks.save) hooks.save();
+        }
+        if (hooks.should_stop && hooks.should_stop()) {
+          report_all(hooks);
+          return TrainerEnd::stopped;
+        }
       }
+      report_all(hooks);
       end_epoch(hooks);
     }
     return TrainerEnd::finished;
@@ -141,9 +161,12 @@ class Trainer {
   View<Wide<Real>, 1> flat(const typename Device::Memory& memory) const {
     return {reinterpret_cast<Wide<Real>*>(memory.data()), set().values().extents()};
   }
-  View<double, 1> sum_view() const { return {reinterpret_cast<double*>(scalars_memory_.data()), {1}}; }
+  View<StepValues, 1> now_view() const { return {reinterpret_cast<StepValues*>(scalars_memory_.data()), {1}}; }
+  View<double, 1> sum_view() const {
+    return {reinterpret_cast<double*>(scalars_memory_.data() + sizeof(StepValues)), {1}};
+  }
   View<std::int64_t, 1> skipped_view() const {
-    return {reinterpret_cast<std::int64_t*>(scalars_memory_.data() + sizeof(double)), {1}};
+    return {reinterpret_cast<std::int64_t*>(scalars_memory_.data() + sizeof(StepValues) + sizeof(double)), {1}};
   }
   View<Segment, 1> segments_view() const {
     return {reinterpret_cast<Segment*>(segments_memory_.data()), {static_cast<int>(set().segments().size())}};
@@ -162,9 +185,14 @@ class Trainer {
       segment.skips_before = skips;
     }
     upload(device_, segments_view(), set().segments().data());
+    if constexpr (CapturesGraphs<Device>) {
+      if (lowest_group() != captured_group_) graphs_.clear();
+      captured_group_ = lowest_group();
+    }
   }
 
-  StepReport train_step() {
+  /// Issues all that a step does, its results' way to the host included; waits for nothing but room in the staging memory.
+  void issue_step() {
     const std::size_t per_step = static_cast<std::size_t>(config_.batch) * static_cast<std::size_t>(config_.accumulate);
     const std::size_t first = static_cast<std::size_t>(state_.step_in_epoch) * per_step;
     const std::size_t count = std::min(per_step, order_.size() - first);
@@ -188,6 +216,16 @@ class Trainer {
     for (std::size_t i = 0; i < count; ++i) items_[i].chosen = chosen_[i];
     const std::int64_t normaliser = Stage::normaliser(chosen_);
 
+    StepUnderWay& one = under_way_[static_cast<std::size_t>(issued_ % steps_under_way)];
+    one.step = state_.step;
+    one.epoch = state_.epoch;
+    one.rows = rows;
+    one.normaliser = normaliser;
+    one.rate = learning_rate(config_, state_.step, state_.epoch, steps_per_epoch());
+    *one.values() = {.step = state_.step, .rate = static_cast<float>(one.rate)};
+    device_.upload_later(reinterpret_cast<std::byte*>(now_view().data()),
+                         reinterpret_cast<const std::byte*>(one.values()), sizeof(StepValues));
+
     auto& objective = stage_.objective();
     objective.begin_step(device_, normaliser);
     fill_zero(device_, set().gradients());
@@ -197,22 +235,34 @@ class Trainer {
       const std::span<const BatchItem> items(items_.data() + begin, std::min(batch_size, count - begin));
       auto& bucket = buckets_(static_cast<int>(items.size()), longest(items));
       loader_.load(device_, bucket.batch, items);
-      const ModelInput<Real> input = stage_.prepare(device_, bucket.batch, Draw::training, t);
-      const Pass pass = bucket.batch.pass(Mode::training, config_.seed, t, static_cast<std::uint32_t>(begin));
-      const View<const Real, 2> output = model_.forward(device_, pass, input, bucket.saved);
-      objective.run_loss(device_, bucket.batch, model_.rows(), bucket.saved.doutput.rows(0, output.extent(0)), output);
-      model_.backward(device_, pass, bucket.saved, lowest_group());
+      const auto first_sequence = static_cast<std::uint32_t>(begin);
+      run_or_replay({bucket.batch.B(), bucket.batch.L(), bucket.batch.M, normaliser, first_sequence}, [&] {
+        const ModelInput<Real> input = stage_.prepare(device_, bucket.batch, now_view());
+        Pass pass = bucket.batch.pass(Mode::training, config_.seed, t, first_sequence);
+        pass.now = now_view();
+        const View<const Real, 2> output = model_.forward(device_, pass, input, bucket.saved);
+        objective.run_loss(device_, bucket.batch, model_.rows(), bucket.saved.doutput.rows(0, output.extent(0)),
+                           output);
+        model_.backward(device_, pass, bucket.saved, lowest_group());
+      });
     }
+    run_or_replay({}, [&] { run_optimizer(); });
 
-    const double rate = learning_rate(config_, state_.step, state_.epoch, steps_per_epoch());
-    run_optimizer(rate);
-    return finish_step(objective.loss(device_), static_cast<double>(normaliser), rate, rows);
+    device_.download_later(reinterpret_cast<std::byte*>(one.sums()),
+                           reinterpret_cast<const std::byte*>(objective.sums().data()),
+                           static_cast<std::size_t>(objective.sums().size()) * sizeof(Wide<Real>));
+    device_.download_later(reinterpret_cast<std::byte*>(one.sum_of_squares()),
+                           reinterpret_cast<const std::byte*>(sum_view().data()), sizeof(double));
+    device_.record(one.is_done);
+    ++issued_;
+    ++state_.step;
+    one.step_in_epoch = ++state_.step_in_epoch;
   }
 
-  void run_optimizer(double rate) {
+  void run_optimizer() {
     run(device_,
         SumOfSquares<Real>{
-            .sum = sum_view(), .gradients = set().gradients(), .segments = segments_view(), .step = state_.step});
+            .sum = sum_view(), .gradients = set().gradients(), .segments = segments_view(), .now = now_view()});
     run(device_, AdamW<Real>{.values = set().values(),
                              .working = set().working(),
                              .first_moment = first_moment(),
@@ -221,23 +271,55 @@ class Trainer {
                              .gradients = set().gradients(),
                              .segments = segments_view(),
                              .sum_of_squares = sum_view(),
-                             .step = state_.step,
-                             .rate = static_cast<float>(rate),
+                             .now = now_view(),
+                             .statistics = statistics(),
+                             .statistics_before = statistics_before(),
                              .weight_decay = static_cast<float>(config_.weight_decay),
                              .clip = static_cast<float>(config_.clip)});
   }
 
-  StepReport finish_step(double loss, double normaliser, double rate, std::int64_t rows) {
-    double sum_of_squares = 0;
-    download(device_, &sum_of_squares, sum_view());
-    const std::int64_t this_step = state_.step;
-    if (!std::isfinite(loss))
-      throw Diverged(text("the loss of step ", this_step, " (epoch ", state_.epoch, ") is not finite"));
+  /// What an issued body depends on beside memory that stays where it is: sizes, and scalars that stand in its ops.
+  struct GraphKey {
+    int B = 0, L = 0, M = 0;
+    std::int64_t normaliser = 0;
+    std::uint32_t first_sequence = 0;
+    auto operator<=>(const GraphKey&) const = default;
+  };
+
+  /// On a device that captures graphs the body is captured when it comes for the second time (by then it has the
+  /// workspace it needs), and replayed from then on.
+  template <class Body>
+  void run_or_replay([[maybe_unused]] const GraphKey& key, const Body& body) {
+    if constexpr (CapturesGraphs<Device>) {
+      if (config_.graph && (graphs_.contains(key) || graphs_.size() < most_graphs)) {
+        auto& graph = graphs_[key];
+        if (graph.was_issued) {
+          if (!graph.captured) graph.captured = device_.capture(body);
+          return device_.replay(*graph.captured);
+        }
+        graph.was_issued = true;
+      }
+    }
+    body();
+  }
+
+  void report_all(const TrainerHooks& hooks) {
+    while (reported_ < issued_) report_step(hooks);
+  }
+
+  /// Waits for the oldest step under way and says what it came to.
+  void report_step(const TrainerHooks& hooks) {
+    const StepUnderWay& one = under_way_[static_cast<std::size_t>(reported_ % steps_under_way)];
+    device_.wait(one.is_done);
+    ++reported_;
+    const double loss = stage_.objective().loss(one.sums(), one.normaliser), sum_of_squares = *one.sum_of_squares();
+    if (!std::isfinite(loss)) {
+      throw Diverged(text("the loss of step ", one.step, " (epoch ", one.epoch, ") is not finite"));
+    }
     const bool is_skipped = !std::isfinite(sum_of_squares);
     if (is_skipped) {
-      copy(device_, statistics(), statistics_before());
       ++state_.skipped;
-      if (state_.skips_in_row++ == 0) state_.first_skip_in_row = this_step;
+      if (state_.skips_in_row++ == 0) state_.first_skip_in_row = one.step;
       if (state_.skips_in_row == 10) {
         throw Diverged(text("ten steps in a row had a gradient norm that is not finite, the first of them step ",
                             state_.first_skip_in_row, " (epoch ", 1 + state_.first_skip_in_row / steps_per_epoch(),
@@ -246,17 +328,18 @@ class Trainer {
     } else {
       state_.skips_in_row = 0;
     }
-    state_.loss_sum += loss * normaliser;
-    state_.loss_weight += normaliser;
-    ++state_.step;
-    ++state_.step_in_epoch;
-    return {.state = state_,
-            .steps_per_epoch = steps_per_epoch(),
-            .loss = loss,
-            .gradient_norm = std::sqrt(sum_of_squares),
-            .rate = rate,
-            .rows = rows,
-            .was_skipped = is_skipped};
+    state_.loss_sum += loss * static_cast<double>(one.normaliser);
+    state_.loss_weight += static_cast<double>(one.normaliser);
+    if (!hooks.after_step) return;
+    hooks.after_step({.step = one.step,
+                      .epoch = one.epoch,
+                      .step_in_epoch = one.step_in_epoch,
+                      .steps_per_epoch = steps_per_epoch(),
+                      .loss = loss,
+                      .gradient_norm = std::sqrt(sum_of_squares),
+                      .rate = one.rate,
+                      .rows = one.rows,
+                      .was_skipped = is_skipped});
   }
 
   void end_epoch(const TrainerHooks& hooks) {
@@ -301,6 +384,41 @@ class Trainer {
     return {reinterpret_cast<Wide<Real>*>(statistics_memory_.data()), statistics().extents()};
   }
 
+  /// A step that was issued and not yet reported.
+  struct StepUnderWay {
+    std::int64_t step = 0, step_in_epoch = 0, rows = 0, normaliser = 0;
+    int epoch = 0;
+    double rate = 0;
+    typename Device::Staging staging;  // its values on the way to the device, its results on the way back
+    typename Device::Mark is_done;
+
+    static std::size_t bytes(int sums) {
+      return sizeof(StepValues) + sizeof(double) + static_cast<std::size_t>(sums) * sizeof(Wide<Real>);
+    }
+    StepValues* values() const { return reinterpret_cast<StepValues*>(staging.data()); }
+    double* sum_of_squares() const { return reinterpret_cast<double*>(staging.data() + sizeof(StepValues)); }
+    Wide<Real>* sums() const {
+      return reinterpret_cast<Wide<Real>*>(staging.data() + sizeof(StepValues) + sizeof(double));
+    }
+  };
+  static constexpr std::int64_t steps_under_way = Device::is_asynchronous ? 2 : 1;
+
+  /// Few sizes fill an epoch; bodies of further ones are issued op by op.
+  static constexpr std::size_t most_graphs = 64;
+  template <class D>
+  struct Captured {
+    bool was_issued = false;
+    std::optional<typename D::Graph> captured;
+  };
+  template <class D>
+  static auto no_graphs() {
+    if constexpr (CapturesGraphs<D>) {
+      return std::map<GraphKey, Captured<D>>();
+    } else {
+      return std::monostate();
+    }
+  }
+
   Device& device_;
   Model& model_;
   Stage& stage_;
@@ -316,6 +434,11 @@ class Trainer {
   std::vector<int> order_, lengths_, chosen_;
   std::vector<std::uint32_t> sequences_;
   std::vector<BatchItem> items_;
+
+  std::array<StepUnderWay, steps_under_way> under_way_;
+  std::int64_t issued_ = 0, reported_ = 0;
+  [[no_unique_address]] decltype(no_graphs<Device>()) graphs_;
+  int captured_group_ = -1;
 };
 
 }  // namespace blinkbert

@@ -5,7 +5,8 @@
 //   what       formula: <blinkbert/ops/adamw.hpp>. Here: only how.
 //   mapping    first one thread per segment: what the step does to it (powers and roots in double, clipping, skipping), into
 //              a table of 32 bytes each. Then a warp takes a stretch of 128 elements (segments.cuh); warps walk over the
-//              block. A step that is skipped, and a segment that does not train, are empty entries of the table
+//              block. A step that is skipped, and a segment that does not train, are empty entries of the table; the
+//              threads of a skipped step put the statistics back
 //   staging    none
 //   order      every element by itself: the same input gives the same bits on any device
 //   traffic    values, both moments and gradients of what trains read once; values, moments and working copy written once:
@@ -42,18 +43,25 @@ adamw_table(AdamW<Real> op, View<SegmentStep, 1> table) {
     const auto place = at(op.skipped, 0);
     store(place, load(place) + 1);
   }
+  if (!is_finite(sum)) {
+    for (int s = i; s < op.statistics.extent(0); s += blocks() * threads()) {
+      store(at(op.statistics, s), load(at(op.statistics_before, s)));
+    }
+  }
   if (i >= table.extent(0)) return;
   const Segment segment = load(at(op.segments, i));
+  const StepValues now = load(at(op.now, 0));
   SegmentStep step;
-  if (is_finite(sum) && segment.trains_at(op.step)) {
+  if (is_finite(sum) && segment.trains_at(now.step)) {
     const std::int64_t skipped = load(at(op.skipped, 0)) - segment.skips_before;
-    const double steps = static_cast<double>(op.step - segment.first_trainable + 1 - skipped);
+    const double steps = static_cast<double>(now.step - segment.first_trainable + 1 - skipped);
     const double ratio = static_cast<double>(op.clip) / (sqrt(sum) + 1e-6);
     step.begin = static_cast<int>(segment.begin);
     step.end = static_cast<int>(segment.end);
-    if (segment.decays) step.kept = 1 - op.rate * op.weight_decay;
+    if (segment.decays) step.kept = 1 - now.rate * op.weight_decay;
     step.gradient_scale = static_cast<float>(ratio < 1 ? ratio : 1);
-    step.step_size = static_cast<float>(static_cast<double>(op.rate) / (1 - pow(static_cast<double>(op.beta1), steps)));
+    step.step_size =
+        static_cast<float>(static_cast<double>(now.rate) / (1 - pow(static_cast<double>(op.beta1), steps)));
     step.root_correction = static_cast<float>(1 / sqrt(1 - pow(static_cast<double>(op.beta2), steps)));
   }
   store(at(table, i), step);

@@ -28,6 +28,7 @@ partial_sums_of_squares(SumOfSquares<Real> op, View<double, 1> partials) {  // p
   SharedMemory shared;
   const auto scratch = shared.take<double>(squares_warps);
   const int count = stretches(op.gradients.extent(0));
+  const std::int64_t step = load(at(op.now, 0)).step;
   SegmentCursor<Segment> segment(op.segments);
   double sum = 0;
   for (int begin = (block() * squares_warps + warp()) * squares_stretches; begin < count;
@@ -36,7 +37,7 @@ partial_sums_of_squares(SumOfSquares<Real> op, View<double, 1> partials) {  // p
     BB_UNROLL
     for (int k = 0; k < squares_stretches; ++k) {
       const int first = (begin + k) * stretch;
-      const bool is_wanted = begin + k < count && segment.finds(first) && segment.entry().trains_at(op.step);
+      const bool is_wanted = begin + k < count && segment.finds(first) && segment.entry().trains_at(step);
       gradients[k] = {};
       if (is_wanted) gradients[k] = load_four(op.gradients, first + 4 * lane(), static_cast<int>(segment.entry().end));
     }

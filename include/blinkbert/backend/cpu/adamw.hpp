@@ -19,6 +19,7 @@ void run(Cpu<Real>& cpu, const AdamW<Real>& op) {
   op.check();
   if (!std::isfinite(op.sum_of_squares(0))) {
     op.skipped(0) += 1;
+    std::copy_n(op.statistics_before.data(), op.statistics.size(), op.statistics.data());
     return;
   }
   using W = Wide<Real>;
@@ -27,15 +28,16 @@ void run(Cpu<Real>& cpu, const AdamW<Real>& op) {
   const double norm = std::sqrt(op.sum_of_squares(0));
   const W scale = static_cast<W>(std::min(1.0, static_cast<double>(op.clip) / (norm + 1e-6)));
   const W beta1 = static_cast<W>(op.beta1), beta2 = static_cast<W>(op.beta2), epsilon = static_cast<W>(op.epsilon);
-  const W rate = static_cast<W>(op.rate), kept = 1 - rate * static_cast<W>(op.weight_decay);
-  const cpu_detail::Pieces pieces = cpu_detail::pieces(cpu, op.segments, op.step);
+  const auto [step, now_rate] = op.now(0);
+  const W rate = static_cast<W>(now_rate), kept = 1 - rate * static_cast<W>(op.weight_decay);
+  const cpu_detail::Pieces pieces = cpu_detail::pieces(cpu, op.segments, step);
   const std::int64_t skipped = op.skipped(0);
   cpu.for_chunks(pieces.count, cpu.chunks(pieces.count, 8 * cpu_detail::piece_elements), [&](int first, int last, int) {
     for (int p = first; p < last; ++p) {
       const cpu_detail::Piece& piece = pieces.data[p];
       const Segment& segment = op.segments(piece.segment);
       const double steps =
-          static_cast<double>(op.step - segment.first_trainable + 1 - (skipped - segment.skips_before));
+          static_cast<double>(step - segment.first_trainable + 1 - (skipped - segment.skips_before));
       const W correction1 = static_cast<W>(1 - std::pow(static_cast<double>(op.beta1), steps));
       const W correction2 = static_cast<W>(1 - std::pow(static_cast<double>(op.beta2), steps));
       const W decay = segment.decays ? kept : W(1);

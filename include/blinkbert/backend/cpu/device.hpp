@@ -62,6 +62,16 @@ class Cpu {
     if (bytes > 0) std::memset(to, 0, bytes);
   }
 
+  // Everything is done when a call returns.
+  struct Mark {};
+  using Staging = HostMemory;
+  static constexpr bool is_asynchronous = false;
+  Staging stage(std::size_t bytes) { return Staging(bytes); }
+  void upload_later(std::byte* to, const std::byte* from, std::size_t bytes) { upload(to, from, bytes); }
+  void download_later(std::byte* to, const std::byte* from, std::size_t bytes) { download(to, from, bytes); }
+  void record(Mark&) {}
+  void wait(const Mark&) {}
+
   /// Uninitialised room for `count` elements, valid until the next call; allocates only where it has to grow.
   template <class T>
   T* workspace(std::int64_t count) {

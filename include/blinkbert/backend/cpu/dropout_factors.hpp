@@ -27,10 +27,10 @@ using DrawnWords = std::array<std::array<std::uint32_t, drawn_together>, 4>;
 inline void draw_words(DrawnWords& words, const RandomStream& stream, std::uint32_t first, std::uint32_t sequence) {
   const std::uint32_t domain = static_cast<std::uint32_t>(stream.purpose) << 8 | stream.layer;
   const std::uint32_t low = static_cast<std::uint32_t>(stream.seed),
-                      high = static_cast<std::uint32_t>(stream.seed >> 32);
+                      high = static_cast<std::uint32_t>(stream.seed >> 32), step = stream.current_step();
 #pragma omp simd
   for (std::uint32_t c = 0; c < drawn_together; ++c) {
-    std::uint32_t w0 = first + c, w1 = sequence, w2 = stream.step, w3 = domain;
+    std::uint32_t w0 = first + c, w1 = sequence, w2 = step, w3 = domain;
     std::uint32_t key0 = low, key1 = high;
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {

@@ -13,7 +13,7 @@ namespace blinkbert {
 template <class Real>
 void run(Cpu<Real>& cpu, const SumOfSquares<Real>& op) {
   op.check();
-  const cpu_detail::Pieces pieces = cpu_detail::pieces(cpu, op.segments, op.step);
+  const cpu_detail::Pieces pieces = cpu_detail::pieces(cpu, op.segments, op.now(0).step);
   cpu.for_chunks(pieces.count, cpu.chunks(pieces.count, cpu_detail::piece_elements), [&](int first, int last, int) {
     for (int p = first; p < last; ++p) {
       cpu_detail::Piece& piece = pieces.data[p];
