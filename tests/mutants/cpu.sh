@@ -132,7 +132,7 @@ mutant sum_of_squares $cpu/segments.hpp 's#segment.trains_at(step) ?#true ?#' 'f
 mutant sum_of_squares $cpu/segments.hpp 's#segment.end - segment.begin + piece_elements - 1#segment.end - segment.begin#' 'the end of every segment left out'
 
 # --- adamw -------------------------------------------------------------------------------------------------------------
-mutant adamw $cpu/adamw.hpp 's#static_cast<double>(op.step - segment.first_trainable + 1#static_cast<double>(op.step + 1#' 'bias correction from the start of the run'
+mutant adamw $cpu/adamw.hpp 's#static_cast<double>(step - segment.first_trainable + 1#static_cast<double>(step + 1#' 'bias correction from the start of the run'
 mutant adamw $cpu/adamw.hpp 's#- (skipped - segment.skips_before)##' 'skipped steps counted in the bias correction'
 mutant adamw $cpu/adamw.hpp 's#segment.decays ? kept : W(1)#kept#' 'decay of every segment'
 mutant adamw $cpu/adamw.hpp 's#op.skipped(0) += 1;##' 'skips not counted'
@@ -140,6 +140,7 @@ mutant adamw $cpu/adamw.hpp 's#if (!std::isfinite(op.sum_of_squares(0))) {#if (f
 mutant adamw $cpu/adamw.hpp 's#std::min(1.0, static_cast<double>(op.clip) / (norm + 1e-6))#1.0#' 'no clipping'
 mutant adamw $cpu/adamw.hpp 's#v = beta2 \* v + (1 - beta2)#v = beta1 * v + (1 - beta1)#' 'second moment with the first momentum'
 mutant adamw $cpu/adamw.hpp 's#if (working != from) std::copy_n(from, count, working);##' 'working block not written'
+mutant adamw $cpu/adamw.hpp '/statistics_before.data()/d' 'statistics of a skipped step kept'
 mutant adamw include/blinkbert/core/segment.hpp 's#return step >= first_trainable#return step > first_trainable#' 'training starts a step late'
 
 # --- row_masks ---------------------------------------------------------------------------------------------------------
@@ -150,4 +151,6 @@ mutant row_masks $cpu/row_masks.hpp 's#op.hide == Hide::replaced \&\& action == 
 mutant row_masks $cpu/row_masks.hpp 's#std::fill_n(\&op.x.data()\[(rows_before + length) \* N\], .*$##' 'padded rows not zero'
 mutant row_masks $cpu/row_masks.hpp 's#op.chosen_stream.word(row, sequence)#op.chosen_stream.word(row, static_cast<std::uint32_t>(b))#' 'counters of the place instead of the sequence'
 mutant row_masks $cpu/row_masks.hpp 's#std::sort(keys, keys + count);##' 'rows not in order'
+mutant row_masks include/blinkbert/core/random.hpp 's#sequence, current_step(), static#sequence, step, static#' 'the step of the device not read'
+mutant masked_attention $cpu/dropout_factors.hpp 's#step = stream.current_step()#step = stream.step#' 'the step of the device not read'
 mutant row_masks include/blinkbert/core/random.hpp 's#purpose) << 8 | layer#purpose) << 4 | layer#' 'another place for the purpose in the counter'

@@ -145,7 +145,7 @@ mutant score_loss $cuda/score_loss.cuh 's#if (op.dprediction) store#if (op.dpred
 mutant score_loss $dev/warp.hpp '/store(at(scratch, warp()), value);/{n;d}' 'no barrier before the warps are added up'
 
 # --- sum_of_squares ---------------------------------------------------------------------------------------------------
-mutant sum_of_squares $cuda/sum_of_squares.cuh 's#segment.entry().trains_at(op.step)#true#' 'frozen segments take part'
+mutant sum_of_squares $cuda/sum_of_squares.cuh 's#segment.entry().trains_at(step)#true#' 'frozen segments take part'
 mutant sum_of_squares $cuda/segments.cuh 's#if (first + i < end) four\[i\]#if (first + i + 1 < end) four[i]#' 'the last element of a segment left out'
 mutant sum_of_squares $cuda/segments.cuh 's#end - first >= 4) return load<4>#end - first >= 1) return load<4>#' 'the filling behind a segment counted'
 mutant sum_of_squares $cuda/segments.cuh 's#while (entry_.end <= element#if (entry_.end <= element#' 'the cursor moves one segment at most'
@@ -154,7 +154,7 @@ mutant sum_of_squares $cuda/sum_of_squares.cuh 's#static_cast<double>(gradients\
 mutant sum_of_squares $cuda/sum_of_squares.cuh 's#i < partials.extent(0); i#i + 1 < partials.extent(0); i#' 'the last block left out'
 
 # --- adamw ------------------------------------------------------------------------------------------------------------
-mutant adamw $cuda/adamw.cuh 's#op.step - segment.first_trainable + 1#op.step + 1#' 'bias correction from the start of the run'
+mutant adamw $cuda/adamw.cuh 's#now.step - segment.first_trainable + 1#now.step + 1#' 'bias correction from the start of the run'
 mutant adamw $cuda/adamw.cuh 's# - segment.skips_before##' 'skips before the first step counted'
 mutant adamw $cuda/adamw.cuh 's#if (segment.decays) step.kept#step.kept#' 'decay of every segment'
 mutant adamw $cuda/adamw.cuh 's#if (!is_finite(sum) \&\& i == 0)#if (!is_finite(sum))#' 'every thread counts the skip'
@@ -163,7 +163,9 @@ mutant adamw $cuda/adamw.cuh 's#static_cast<float>(ratio < 1 ? ratio : 1)#1#' 'n
 mutant adamw $cuda/adamw.cuh 's#if (has_own_working)#if (false)#' 'working block not written'
 mutant adamw $cuda/segments.cuh 's#if (first + i < end) store#store#' 'the filling behind a segment written'
 mutant adamw $cuda/adamw.cuh 's#(1 - op.beta2) \* g \* g#(1 - op.beta1) * g * g#' 'second moment with the first momentum'
+mutant adamw $cuda/adamw.cuh 's#load(at(op.statistics_before, s))#load(at(op.statistics, s))#' 'statistics of a skipped step kept'
 mutant adamw $cuda/adamw.cuh 's#s += blocks() \* adamw_warps#s += adamw_warps#' 'blocks work on the same stretches'
+mutant masked_attention $core/random.hpp 's#sequence, current_step(), static#sequence, step, static#' 'the step of the device not read'
 
 # --- narrowing --------------------------------------------------------------------------------------------------------
 mutant narrowing $cuda/narrowing.cuh 's#(P % narrowing_elements > 0 ? 1 : 0)#0#' 'the last elements left out'

@@ -105,6 +105,8 @@ TEMPLATE_LIST_TEST_CASE("adamw steps", "[adamw]", Backends) {
                                                          : std::numeric_limits<double>::infinity())
                                             : oracle::sum_of_squares(converted<double>(gradients), segments, step);
 
+        const std::vector<Number> running_before = random_values<Number>(7, 51), running = random_values<Number>(7, 52);
+
         Stage<TestType> stage(threads);
         const View<Number, 1> values = stage.in_and_out(state.values, P);
         AdamW<Real> op{.values = values,
@@ -115,8 +117,9 @@ TEMPLATE_LIST_TEST_CASE("adamw steps", "[adamw]", Backends) {
                        .gradients = stage.input(poisoned(gradients, trains), P),
                        .segments = stage.input(segments, static_cast<int>(segments.size())),
                        .sum_of_squares = stage.input(std::vector<double>{sum}, 1),
-                       .step = step,
-                       .rate = c.rates.rate,
+                       .now = stage.now(step, c.rates.rate),
+                       .statistics = stage.in_and_out(running, 7),
+                       .statistics_before = stage.input(running_before, 7),
                        .weight_decay = c.rates.weight_decay,
                        .clip = c.rates.clip,
                        .beta1 = c.rates.beta1,
@@ -127,6 +130,7 @@ TEMPLATE_LIST_TEST_CASE("adamw steps", "[adamw]", Backends) {
         }
         if (!op.working) op.working = stage.in_and_out(working, P);
         stage.run_twice(op);
+        CHECK(stage.values(op.statistics) == (is_skipped(step) ? running_before : running));
 
         const State<Number> before = state;
         state = {stage.values(op.values), stage.values(op.first_moment), stage.values(op.second_moment)};
@@ -174,8 +178,7 @@ TEMPLATE_LIST_TEST_CASE("adamw without segments changes nothing but the count of
                          .gradients = stage.input(block, 130),
                          .segments = stage.input(std::vector<Segment>(), 0),
                          .sum_of_squares = stage.input(std::vector<double>{sum}, 1),
-                         .step = 7,
-                         .rate = 1e-3f};
+                         .now = stage.now(7, 1e-3f)};
     stage.run_twice(op);
     CHECK(stage.values(op.skipped)[0] == (std::isfinite(sum) ? 5 : 6));
     CHECK(stage.values(op.values) == block);
@@ -200,14 +203,14 @@ TEMPLATE_LIST_TEST_CASE("adamw refuses wrong shapes", "[adamw]", Backends) {
               .gradients = block(16),
               .segments = stage.input(segments, 1),
               .sum_of_squares = stage.input(std::vector<double>{1}, 1),
-              .step = 0,
-              .rate = 1e-3f};
+              .now = stage.now(0, 1e-3f)};
   check_rejects(stage.device, op, "moments too short", [&](Op& o) { o.second_moment = block(15); });
   check_rejects(stage.device, op, "gradients too long", [&](Op& o) { o.gradients = block(17); });
   check_rejects(stage.device, op, "no sum of squares", [&](Op& o) { o.sum_of_squares = {}; });
   check_rejects(stage.device, op, "no skip count", [&](Op& o) { o.skipped = {}; });
   check_rejects(stage.device, op, "clip 0", [&](Op& o) { o.clip = 0; });
-  check_rejects(stage.device, op, "negative rate", [&](Op& o) { o.rate = -1; });
+  check_rejects(stage.device, op, "no step", [&](Op& o) { o.now = {}; });
+  check_rejects(stage.device, op, "nothing to put back", [&](Op& o) { o.statistics = block(3); });
   check_rejects(stage.device, op, "no working block", [&](Op& o) { o.working = {}; });
 }
 

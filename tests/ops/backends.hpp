@@ -87,6 +87,10 @@ class Stage {
     return add(Role::in_and_out, values, std::array<int, sizeof...(Extent)>{extents...});
   }
 
+  View<StepValues, 1> now(std::int64_t step, float rate = 0) {
+    return input(std::vector<StepValues>{{.step = step, .rate = rate}}, 1);
+  }
+
   /// Added to: starts as `values` in both runs.
   template <class T, class... Extent>
   Acc<T, sizeof...(Extent)> sum(const std::vector<T>& values, Extent... extents) {

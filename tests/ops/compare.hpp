@@ -95,11 +95,15 @@ inline std::vector<int> real_rows(const std::vector<int>& lengths, int L) {
   return real;
 }
 
-/// The library's dropout of a test's description; default-constructed where nothing is dropped.
-inline Dropout library_dropout(const oracle::DropoutCase& how) {
+/// The library's dropout of a test's description; default-constructed where nothing is dropped. With `now` it is left to
+/// the device to say which step it is.
+inline Dropout library_dropout(const oracle::DropoutCase& how, View<const StepValues, 1> now = {}) {
   if (how.drop_probability == 0) return {};
-  return {RandomStream{
-              .seed = how.seed, .purpose = static_cast<Purpose>(how.purpose), .layer = how.layer, .step = how.step},
+  return {RandomStream{.seed = how.seed,
+                       .purpose = static_cast<Purpose>(how.purpose),
+                       .layer = how.layer,
+                       .step = now ? 0 : how.step,
+                       .now = now},
           how.first_sequence, how.drop_probability};
 }
 

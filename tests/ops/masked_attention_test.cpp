@@ -94,7 +94,7 @@ TEMPLATE_LIST_TEST_CASE("masked attention forward", "[masked_attention]", Backen
           .qkv = stage.input(narrowed<Real>(poisoned(setup.inputs[0], real_rows(c.lengths, L))), B, L, 3, H, D),
           .visible = stage.input(setup.keys.bits, B, visible_words(L)),
           .lengths = stage.input(c.lengths, B),
-          .dropout = library_dropout(setup.dropout)};
+          .dropout = library_dropout(setup.dropout, stage.now(setup.dropout.step))};
       stage.run_twice(op);
       compare("o", stage.values(op.o), o);
     }
@@ -128,7 +128,7 @@ TEMPLATE_LIST_TEST_CASE("masked attention backward", "[masked_attention]", Backe
           .qkv = stage.input(narrowed<Real>(poisoned(setup.inputs[0], real)), B, L, 3, H, D),
           .visible = stage.input(setup.keys.bits, B, visible_words(L)),
           .lengths = stage.input(c.lengths, B),
-          .dropout = library_dropout(setup.dropout)};
+          .dropout = library_dropout(setup.dropout, stage.now(setup.dropout.step))};
       stage.run_twice(op);
       const std::vector<Real> actual = stage.values(op.dqkv);
       compare("dqkv", actual, dqkv);

@@ -91,7 +91,7 @@ TEMPLATE_LIST_TEST_CASE("residual norm forward", "[residual_norm]", Backends) {
                                    .gamma = gamma,
                                    .beta = beta,
                                    .rows = {},
-                                   .dropout = library_dropout(setup.dropout),
+                                   .dropout = library_dropout(setup.dropout, stage.now(setup.dropout.step)),
                                    .L = c.L,
                                    .epsilon = epsilon};
       if (!c.rows.empty()) op.rows = stage.input(c.rows, T);
@@ -163,7 +163,7 @@ TEMPLATE_LIST_TEST_CASE("residual norm backward", "[residual_norm]", Backends) {
                                     .rstd = stage.input(converted<Wide<Real>>(saved.rstd), T),
                                     .gamma = stage.input(inputs[2], E),
                                     .rows = {},
-                                    .dropout = library_dropout(setup.dropout),
+                                    .dropout = library_dropout(setup.dropout, stage.now(setup.dropout.step)),
                                     .L = c.L};
       if (!c.rows.empty()) op.rows = stage.input(c.rows, T);
       const auto check = [&](const char* name, const Expected<Real>& dx, const Expected<Real>& dbranch) {

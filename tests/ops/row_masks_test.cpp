@@ -62,9 +62,10 @@ TEMPLATE_LIST_TEST_CASE("row masks", "[row_masks]", Backends) {
           INFO("B " << B << ", L " << L << ", N " << N << ", hide " << static_cast<int>(hide.library) << ", replace "
                     << share.replace << ", noise " << share.noise << ", threads " << threads);
           Stage<TestType> stage(threads);
+          const View<const StepValues, 1> now = stage.now(how.step);
           const auto stream = [&](std::uint32_t purpose) {
             return RandomStream{
-                .seed = how.seed, .purpose = static_cast<Purpose>(purpose), .layer = 0, .step = how.step};
+                .seed = how.seed, .purpose = static_cast<Purpose>(purpose), .layer = 0, .step = 0, .now = now};
           };
           const RowMasks<Real> op{
               .x = stage.template output<Real>(B, L, N),

@@ -36,7 +36,7 @@ TEMPLATE_LIST_TEST_CASE("sum of squares", "[sum_of_squares]", Backends) {
         const SumOfSquares<Real> op{.sum = stage.template output<double>(1),
                                     .gradients = stage.input(poisoned(gradients, trains), P),
                                     .segments = stage.input(segments, static_cast<int>(segments.size())),
-                                    .step = step};
+                                    .now = stage.now(step)};
         stage.run_twice(op);
         compare("sum", stage.values(op.sum), sum);
       }
@@ -58,7 +58,7 @@ TEMPLATE_LIST_TEST_CASE("sum of squares of what is not finite is not finite", "[
       const SumOfSquares<Real> op{.sum = stage.template output<double>(1),
                                   .gradients = stage.input(gradients, P),
                                   .segments = stage.input(segments, 3),
-                                  .step = 0};
+                                  .now = stage.now(0)};
       stage.run_twice(op);
       CHECK_FALSE(std::isfinite(stage.values(op.sum)[0]));
     }
@@ -75,7 +75,7 @@ TEMPLATE_LIST_TEST_CASE("sum of squares of what is too large to be squared in fl
   const SumOfSquares<Real> op{.sum = stage.template output<double>(1),
                               .gradients = stage.input(gradients, P),
                               .segments = stage.input(segments, 3),
-                              .step = 0};
+                              .now = stage.now(0)};
   stage.run_twice(op);
   CHECK(stage.values(op.sum)[0] ==
         Approx(oracle::sum_of_squares(converted<double>(gradients), segments, 0)).epsilon(1e-13));
@@ -87,7 +87,7 @@ TEMPLATE_LIST_TEST_CASE("sum of squares of nothing", "[sum_of_squares]", Backend
   SumOfSquares<Real> op{.sum = stage.template output<double>(1),
                         .gradients = stage.input(std::vector<Wide<Real>>(16), 16),
                         .segments = stage.input(std::vector<Segment>(), 0),
-                        .step = 0};
+                        .now = stage.now(0)};
   stage.run_twice(op);
   CHECK(stage.values(op.sum)[0] == 0);
   op.gradients = stage.input(std::vector<Wide<Real>>(), 0);
@@ -103,11 +103,12 @@ TEMPLATE_LIST_TEST_CASE("sum of squares refuses wrong shapes", "[sum_of_squares]
   const Op op{.sum = stage.template output<double>(1),
               .gradients = stage.template output<Wide<Real>>(16),
               .segments = stage.input(segments, 1),
-              .step = 0};
+              .now = stage.now(0)};
   check_rejects(stage.device, op, "no sum", [&](Op& o) { o.sum = {}; });
   check_rejects(stage.device, op, "two sums", [&](Op& o) { o.sum = stage.template output<double>(2); });
   check_rejects(stage.device, op, "no segments", [&](Op& o) { o.segments = {}; });
   check_rejects(stage.device, op, "no gradients", [&](Op& o) { o.gradients = {}; });
+  check_rejects(stage.device, op, "no step", [&](Op& o) { o.now = {}; });
 }
 
 }  // namespace
