@@ -1,6 +1,12 @@
 // The CUDA backend as g++ sees it: the programs' numerics link with the library of kernels, and without a usable device there
 // is one clear line.
 
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
 #include <catch2/catch.hpp>
 
 #include <blinkbert/cuda.hpp>
@@ -87,6 +93,70 @@ TEST_CASE("a plan is the same after a way through text", "[cuda]") {
     std::string not_hexadecimal = line;
     not_hexadecimal.back() = 'g';
     CHECK(!ProductPlan::parse(not_hexadecimal));
+  }
+}
+
+template <class Value, class Attribute, class Object, class Get>
+Value get(Get function, Object object, Attribute which) {
+  Value value{};
+  std::size_t written = 0;
+  REQUIRE(function(&object, which, &value, sizeof(value), &written) == CUBLAS_STATUS_SUCCESS);
+  return value;
+}
+
+TEST_CASE("cuBLASLt is told of products the way round it counts", "[cuda]") {
+  struct Row {
+    Epilogue epilogue;
+    cublasLtEpilogue_t name;
+  };
+  const Row rows[] = {{Epilogue::none, CUBLASLT_EPILOGUE_DEFAULT},
+                      {Epilogue::bias, CUBLASLT_EPILOGUE_BIAS},
+                      {Epilogue::bias_gelu, CUBLASLT_EPILOGUE_GELU_BIAS},
+                      {Epilogue::bias_gelu_kept, CUBLASLT_EPILOGUE_GELU_AUX_BIAS},
+                      {Epilogue::times_gelu_slope, CUBLASLT_EPILOGUE_DGELU}};
+  for (const Row& row : rows) {
+    for (const Storage a_storage : {Storage::as_is, Storage::transposed}) {
+      for (const Storage b_storage : {Storage::as_is, Storage::transposed}) {
+        ProductKind kind = some_kind();
+        kind.rows = 7;
+        kind.columns = 16;
+        kind.depth = 5;
+        kind.a_storage = a_storage;
+        kind.b_storage = b_storage;
+        kind.epilogue = row.epilogue;
+        INFO(kind.name());
+        ProductCall call(kind, kind.epilogue);
+        std::array<float, 16> numbers{};
+        call.set({.bias = numbers.data(), .pre_activation = numbers.data()});
+        const auto of_product = [&](auto value, cublasLtMatmulDescAttributes_t which) {
+          return get<decltype(value)>(cublasLtMatmulDescGetAttribute, call.product, which);
+        };
+        CHECK(of_product(cublasLtEpilogue_t{}, CUBLASLT_MATMUL_DESC_EPILOGUE) == row.name);
+        const bool has_bias = (row.name & CUBLASLT_EPILOGUE_BIAS) != 0, has_aux = (row.name & 128) != 0;
+        const void* const nothing = nullptr;
+        CHECK((of_product(nothing, CUBLASLT_MATMUL_DESC_BIAS_POINTER) != nothing) == has_bias);
+        CHECK((of_product(nothing, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER) != nothing) == has_aux);
+        if (has_aux) CHECK(of_product(std::int64_t{}, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD) == 16);
+
+        // op(A) op(B) is the transpose of what is wanted: A is b [5, 16], B is a [7, 5].
+        const auto extents_of = [](const cublasLtMatrixLayoutOpaque_t& matrix) {
+          const auto extent = [&](auto value, cublasLtMatrixLayoutAttribute_t which) {
+            return static_cast<int>(get<decltype(value)>(cublasLtMatrixLayoutGetAttribute, matrix, which));
+          };
+          return std::array{extent(std::uint64_t{}, CUBLASLT_MATRIX_LAYOUT_ROWS),
+                            extent(std::uint64_t{}, CUBLASLT_MATRIX_LAYOUT_COLS),
+                            extent(std::int64_t{}, CUBLASLT_MATRIX_LAYOUT_LD)};
+        };
+        const bool b_is_turned = b_storage == Storage::transposed, a_is_turned = a_storage == Storage::transposed;
+        CHECK(extents_of(call.a) == (b_is_turned ? std::array{5, 16, 5} : std::array{16, 5, 16}));
+        CHECK(extents_of(call.b) == (a_is_turned ? std::array{7, 5, 7} : std::array{5, 7, 5}));
+        CHECK(extents_of(call.d) == std::array{16, 7, 16});
+        CHECK(of_product(cublasOperation_t{}, CUBLASLT_MATMUL_DESC_TRANSA) ==
+              (b_is_turned ? CUBLAS_OP_T : CUBLAS_OP_N));
+        CHECK(of_product(cublasOperation_t{}, CUBLASLT_MATMUL_DESC_TRANSB) ==
+              (a_is_turned ? CUBLAS_OP_T : CUBLAS_OP_N));
+      }
+    }
   }
 }
 

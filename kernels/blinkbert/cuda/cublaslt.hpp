@@ -94,18 +94,80 @@ struct ProductPlan {
   }
 };
 
+/// The addresses of a product, without their types.
+struct ProductOperands {
+  void* d = nullptr;
+  const void *a = nullptr, *b = nullptr, *c = nullptr, *bias = nullptr;
+  void* pre_activation = nullptr;
+};
+
+/// A product as cuBLASLt is told of it. No memory of its own behind it: these are values.
+struct ProductCall {
+  cublasLtMatmulDescOpaque_t product{};
+  cublasLtMatrixLayoutOpaque_t a{}, b{}, d{};
+  bool has_bias = false, has_aux = false, adds = false;
+
+  ProductCall() = default;
+  ProductCall(const ProductKind& kind, Epilogue epilogue) : adds(kind.adds) {
+    const bool is_bf16 = kind.factors == ProductKind::Number::bf16;
+    const cudaDataType_t factors = is_bf16 ? CUDA_R_16BF : CUDA_R_32F;
+    const cudaDataType_t result = kind.result == ProductKind::Number::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+    check_cublaslt(
+        cublasLtMatmulDescInit(&product, is_bf16 ? CUBLAS_COMPUTE_32F : CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F),
+        "describing a product");
+    attribute(CUBLASLT_MATMUL_DESC_TRANSA, kind.b_storage == Storage::as_is ? CUBLAS_OP_N : CUBLAS_OP_T);
+    attribute(CUBLASLT_MATMUL_DESC_TRANSB, kind.a_storage == Storage::as_is ? CUBLAS_OP_N : CUBLAS_OP_T);
+    layout(a, factors, kind.depth, kind.columns, kind.b_storage);
+    layout(b, factors, kind.rows, kind.depth, kind.a_storage);
+    layout(d, result, kind.rows, kind.columns, Storage::as_is);
+    attribute(CUBLASLT_MATMUL_DESC_EPILOGUE, name_of(epilogue));
+    has_bias = epilogue == Epilogue::bias || epilogue == Epilogue::bias_gelu || epilogue == Epilogue::bias_gelu_kept;
+    has_aux = epilogue == Epilogue::bias_gelu_kept || epilogue == Epilogue::times_gelu_slope;
+    if (has_aux) attribute(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, std::int64_t{kind.columns});
+  }
+
+  /// The addresses that belong to the description; heuristics look at their alignment.
+  void set(const ProductOperands& operands) {
+    if (has_bias) attribute(CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
+    if (has_aux) attribute(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, operands.pre_activation);
+  }
+
+ private:
+  template <class Value>
+  void attribute(cublasLtMatmulDescAttributes_t which, Value value) {
+    check_cublaslt(cublasLtMatmulDescSetAttribute(&product, which, &value, sizeof(value)), "describing a product");
+  }
+  /// rows x columns, row by row in memory; transposed: the other way round. To cuBLASLt a row is a column.
+  static void layout(cublasLtMatrixLayoutOpaque_t& matrix, cudaDataType_t type, int rows, int columns,
+                     Storage storage) {
+    if (storage == Storage::transposed) std::swap(rows, columns);
+    check_cublaslt(cublasLtMatrixLayoutInit(&matrix, type, static_cast<std::uint64_t>(columns),
+                                            static_cast<std::uint64_t>(rows), columns),
+                   "describing a matrix");
+  }
+  static cublasLtEpilogue_t name_of(Epilogue epilogue) {
+    switch (epilogue) {
+      case Epilogue::none:
+        break;
+      case Epilogue::bias:
+        return CUBLASLT_EPILOGUE_BIAS;
+      case Epilogue::bias_gelu:
+        return CUBLASLT_EPILOGUE_GELU_BIAS;
+      case Epilogue::bias_gelu_kept:
+        return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+      case Epilogue::times_gelu_slope:
+        return CUBLASLT_EPILOGUE_DGELU;
+    }
+    return CUBLASLT_EPILOGUE_DEFAULT;
+  }
+};
+
 /// The products of one stream: a handle, a workspace, the plans so far.
 class MatrixProducts {
  public:
   /// Name of a product's kind -> plan, both as text.
   using Plans = std::map<std::string, std::string>;
 
-  /// The addresses of a product, without their types.
-  struct Operands {
-    void* d = nullptr;
-    const void *a = nullptr, *b = nullptr, *c = nullptr, *bias = nullptr;
-    void* pre_activation = nullptr;
-  };
   using Finish = std::function<void()>;
 
   explicit MatrixProducts(cudaStream_t stream) : stream_(stream) {
@@ -145,7 +207,7 @@ class MatrixProducts {
   }
 
   /// multiply of matrix_product.hpp. Throws RunError where a plan would have to be made while the stream is captured.
-  bool multiply(const ProductKind& kind, const Operands& operands, const Finish& finish) {
+  bool multiply(const ProductKind& kind, const ProductOperands& operands, const Finish& finish) {
     auto found = entries_.find(kind);
     if (found == entries_.end()) found = entries_.emplace(kind, make(kind, operands, finish)).first;
     Entry& entry = found->second;
@@ -159,74 +221,14 @@ class MatrixProducts {
  private:
   static constexpr int most_algorithms = 8;  // that are timed, with the epilogue and without
 
-  /// A product as cuBLASLt is told of it. No memory of its own behind it: these are values.
-  struct Call {
-    cublasLtMatmulDescOpaque_t product{};
-    cublasLtMatrixLayoutOpaque_t a{}, b{}, d{};
-    bool has_bias = false, has_aux = false, adds = false;
-
-    Call() = default;
-    Call(const ProductKind& kind, Epilogue epilogue) : adds(kind.adds) {
-      const bool is_bf16 = kind.factors == ProductKind::Number::bf16;
-      const cudaDataType_t factors = is_bf16 ? CUDA_R_16BF : CUDA_R_32F;
-      const cudaDataType_t result = kind.result == ProductKind::Number::bf16 ? CUDA_R_16BF : CUDA_R_32F;
-      check_cublaslt(
-          cublasLtMatmulDescInit(&product, is_bf16 ? CUBLAS_COMPUTE_32F : CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F),
-          "describing a product");
-      attribute(CUBLASLT_MATMUL_DESC_TRANSA, kind.b_storage == Storage::as_is ? CUBLAS_OP_N : CUBLAS_OP_T);
-      attribute(CUBLASLT_MATMUL_DESC_TRANSB, kind.a_storage == Storage::as_is ? CUBLAS_OP_N : CUBLAS_OP_T);
-      layout(a, factors, kind.depth, kind.columns, kind.b_storage);
-      layout(b, factors, kind.rows, kind.depth, kind.a_storage);
-      layout(d, result, kind.rows, kind.columns, Storage::as_is);
-      attribute(CUBLASLT_MATMUL_DESC_EPILOGUE, name_of(epilogue));
-      has_bias = epilogue == Epilogue::bias || epilogue == Epilogue::bias_gelu || epilogue == Epilogue::bias_gelu_kept;
-      has_aux = epilogue == Epilogue::bias_gelu_kept || epilogue == Epilogue::times_gelu_slope;
-      if (has_aux) attribute(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, std::int64_t{kind.columns});
-    }
-
-    /// The addresses that belong to the description; heuristics look at their alignment.
-    void set(const Operands& operands) {
-      if (has_bias) attribute(CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
-      if (has_aux) attribute(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, operands.pre_activation);
-    }
-
-   private:
-    template <class Value>
-    void attribute(cublasLtMatmulDescAttributes_t which, Value value) {
-      check_cublaslt(cublasLtMatmulDescSetAttribute(&product, which, &value, sizeof(value)), "describing a product");
-    }
-    /// rows x columns, row by row in memory; transposed: the other way round. To cuBLASLt a row is a column.
-    static void layout(cublasLtMatrixLayoutOpaque_t& matrix, cudaDataType_t type, int rows, int columns,
-                       Storage storage) {
-      if (storage == Storage::transposed) std::swap(rows, columns);
-      check_cublaslt(cublasLtMatrixLayoutInit(&matrix, type, static_cast<std::uint64_t>(columns),
-                                              static_cast<std::uint64_t>(rows), columns),
-                     "describing a matrix");
-    }
-    static cublasLtEpilogue_t name_of(Epilogue epilogue) {
-      switch (epilogue) {
-        case Epilogue::none:
-          break;
-        case Epilogue::bias:
-          return CUBLASLT_EPILOGUE_BIAS;
-        case Epilogue::bias_gelu:
-          return CUBLASLT_EPILOGUE_GELU_BIAS;
-        case Epilogue::bias_gelu_kept:
-          return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
-        case Epilogue::times_gelu_slope:
-          return CUBLASLT_EPILOGUE_DGELU;
-      }
-      return CUBLASLT_EPILOGUE_DEFAULT;
-    }
-  };
-
   struct Entry {
     std::optional<ProductPlan> plan;  // none: cuBLASLt cannot do this product
-    Call call;
+    ProductCall call;
   };
 
   /// Starts a product with its result in `d`.
-  cublasStatus_t run(Call& call, const Operands& operands, void* d, const cublasLtMatmulAlgo_t& algorithm) {
+  cublasStatus_t run(ProductCall& call, const ProductOperands& operands, void* d,
+                     const cublasLtMatmulAlgo_t& algorithm) {
     const float one = 1, beta = call.adds ? 1.0f : 0.0f;
     return cublasLtMatmul(handle_, &call.product, &one, operands.b, &call.a, operands.a, &call.b, &beta,
                           call.adds ? operands.c : d, &call.d, d, &call.d, &algorithm, workspace_.data(),
@@ -234,7 +236,7 @@ class MatrixProducts {
   }
 
   /// The plan that was given for this kind, or the fastest.
-  Entry make(const ProductKind& kind, const Operands& operands, const Finish& finish) {
+  Entry make(const ProductKind& kind, const ProductOperands& operands, const Finish& finish) {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     check_cuda(cudaStreamIsCapturing(stream_, &capture), "asking the stream");
     if (capture != cudaStreamCaptureStatusNone) {
@@ -243,10 +245,10 @@ class MatrixProducts {
     }
     if (const auto given = given_.find(kind.name()); given != given_.end()) {
       const std::optional<ProductPlan> plan = ProductPlan::parse(given->second);
-      if (plan && (plan->does_epilogue ? may_do_epilogue(kind) : true)) {
-        Entry entry{plan, Call(kind, plan->does_epilogue ? kind.epilogue : Epilogue::none)};
+      if (plan && (!plan->does_epilogue || may_do_epilogue(kind))) {
+        Entry entry{plan, ProductCall(kind, plan->does_epilogue ? kind.epilogue : Epilogue::none)};
         entry.call.set(operands);
-        if (is_usable(entry.call, plan->algorithm)) return entry;
+        if (is_usable(kind, entry.call, plan->algorithm)) return entry;
       }
     }
 
@@ -262,9 +264,9 @@ class MatrixProducts {
     float least = 0;
     const auto try_all = [&](Epilogue epilogue) {
       const bool does_epilogue = epilogue == kind.epilogue;
-      Call call(kind, epilogue);
+      ProductCall call(kind, epilogue);
       call.set(operands);
-      for (const ProductPlan& plan : candidates(call, kind.alignment, does_epilogue)) {
+      for (const ProductPlan& plan : candidates(kind, call, does_epilogue)) {
         const std::optional<float> milliseconds = time([&] {
           if (run(call, operands, d, plan.algorithm) != CUBLAS_STATUS_SUCCESS) return false;
           if (!plan.does_epilogue) finish();
@@ -287,7 +289,7 @@ class MatrixProducts {
   }
 
   /// What cuBLASLt's heuristics name, likely the fastest first; empty where it cannot do the product.
-  std::vector<ProductPlan> candidates(Call& call, int alignment, bool does_epilogue) {
+  std::vector<ProductPlan> candidates(const ProductKind& kind, ProductCall& call, bool does_epilogue) {
     cublasLtMatmulPreferenceOpaque_t preference{};
     check_cublaslt(cublasLtMatmulPreferenceInit(&preference), "describing a preference");
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t which, auto value) {
@@ -295,10 +297,10 @@ class MatrixProducts {
                      "describing a preference");
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{workspace_bytes_});
-    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t{ordered_reductions});
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, ordered_reductions(kind));
     for (const auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                              CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
-      prefer(which, static_cast<std::uint32_t>(alignment));
+      prefer(which, static_cast<std::uint32_t>(kind.alignment));
     }
     std::array<cublasLtMatmulHeuristicResult_t, most_algorithms> results{};
     int count = 0;
@@ -309,30 +311,33 @@ class MatrixProducts {
     if (status != CUBLAS_STATUS_SUCCESS) return plans;
     for (int i = 0; i < count; ++i) {
       const cublasLtMatmulHeuristicResult_t& result = results[static_cast<std::size_t>(i)];
-      if (result.state == CUBLAS_STATUS_SUCCESS && is_ordered(result.algo))
+      if (result.state == CUBLAS_STATUS_SUCCESS && is_ordered(kind, result.algo))
         plans.push_back({does_epilogue, result.algo});
     }
     return plans;
   }
 
-  /// Parts of a sum go to the workspace and are added up afterwards; never in place, never in the order of arrival.
-  static constexpr std::uint32_t ordered_reductions =
-      CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
+  /// Parts of a sum go to the workspace, in fp32, and are added up afterwards; never in place, never in the order of arrival.
+  static std::uint32_t ordered_reductions(const ProductKind& kind) {
+    const bool is_wide = kind.result == ProductKind::Number::wide;
+    return std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE} |
+           (is_wide ? std::uint32_t{CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE} : 0u);
+  }
 
-  static bool is_ordered(const cublasLtMatmulAlgo_t& algorithm) {
+  static bool is_ordered(const ProductKind& kind, const cublasLtMatmulAlgo_t& algorithm) {
     std::uint32_t scheme = 0;
     std::size_t written = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoConfigGetAttribute(
         &algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme, sizeof(scheme), &written);
-    return status == CUBLAS_STATUS_SUCCESS && (scheme & ~ordered_reductions) == 0;
+    return status == CUBLAS_STATUS_SUCCESS && (scheme & ~ordered_reductions(kind)) == 0;
   }
 
-  bool is_usable(Call& call, const cublasLtMatmulAlgo_t& algorithm) {
+  bool is_usable(const ProductKind& kind, ProductCall& call, const cublasLtMatmulAlgo_t& algorithm) {
     cublasLtMatmulHeuristicResult_t result{};
     const cublasStatus_t status =
         cublasLtMatmulAlgoCheck(handle_, &call.product, &call.a, &call.b, &call.d, &call.d, &algorithm, &result);
     return status == CUBLAS_STATUS_SUCCESS && result.state == CUBLAS_STATUS_SUCCESS &&
-           result.workspaceSize <= workspace_bytes_ && is_ordered(algorithm);
+           result.workspaceSize <= workspace_bytes_ && is_ordered(kind, algorithm);
   }
 
   /// Milliseconds of one call of `work`, the least of a few means; empty where it cannot be done.
@@ -386,12 +391,12 @@ bool multiply(Cuda<Real>& gpu, const MatrixProduct<Real, Sum>& product, const Fi
   const auto number = [](auto* element) {
     return sizeof(*element) == 2 ? ProductKind::Number::bf16 : ProductKind::Number::wide;
   };
-  const MatrixProducts::Operands operands{.d = product.d.data(),
-                                          .a = product.a.data(),
-                                          .b = product.b.data(),
-                                          .c = product.c.data(),
-                                          .bias = product.bias.data(),
-                                          .pre_activation = product.pre_activation.data()};
+  const ProductOperands operands{.d = product.d.data(),
+                                 .a = product.a.data(),
+                                 .b = product.b.data(),
+                                 .c = product.c.data(),
+                                 .bias = product.bias.data(),
+                                 .pre_activation = product.pre_activation.data()};
   std::uintptr_t addresses = 16;
   for (const void* address : {static_cast<const void*>(operands.d), operands.a, operands.b, operands.c, operands.bias,
                               static_cast<const void*>(operands.pre_activation)}) {
