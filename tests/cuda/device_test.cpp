@@ -73,6 +73,29 @@ TEST_CASE("kinds of products that differ have different names", "[cuda]") {
   }
 }
 
+TEST_CASE("nearly as many rows share a plan", "[cuda]") {
+  const auto rounded = [](int count, Storage a_storage) {
+    ProductKind kind = some_kind();
+    kind.a_storage = a_storage;
+    (a_storage == Storage::as_is ? kind.rows : kind.depth) = count;
+    const ProductKind planned = kind.planned();
+    ProductKind back = planned;
+    (a_storage == Storage::as_is ? back.rows : back.depth) = count;
+    CHECK(back == kind);  // nothing else is rounded
+    CHECK(planned.planned() == planned);
+    return a_storage == Storage::as_is ? planned.rows : planned.depth;
+  };
+  for (const Storage a_storage : {Storage::as_is, Storage::transposed}) {
+    for (int count = 1; count <= 16; ++count) CHECK(rounded(count, a_storage) == count);
+    CHECK(rounded(17, a_storage) == 18);
+    CHECK(rounded(1000, a_storage) == 1024);
+    CHECK(rounded(1024, a_storage) == 1024);
+    CHECK(rounded(1025, a_storage) == 1152);
+    CHECK(rounded(30720, a_storage) == 30720);
+    CHECK(rounded(30721, a_storage) == 32768);
+  }
+}
+
 TEST_CASE("a plan is the same after a way through text", "[cuda]") {
   for (const bool does_epilogue : {false, true}) {
     ProductPlan plan;

@@ -27,7 +27,7 @@ mutant linear $cuda/linear.cuh 's#panel.first + c >= out) return#panel.first + c
 mutant linear $cuda/linear.cuh '/^plain_product/,/^}/s#op.c ? #false ? #' 'plain product without what it is added to'
 mutant linear $cuda/linear.cuh '/^plain_product/,/^}/s#k < K; ++k#k + 1 < K; ++k#' 'plain product without the last term'
 mutant linear $cuda/linear.cuh 's#      .c = op.residual,##' 'dx without the residual'
-mutant linear $cuda/linear.cuh '/a_storage = Storage::transposed,/{N;s#,\n *.c = op.dweight.view()##}' 'dweight overwritten instead of added to'
+mutant linear $cuda/linear.cuh 's#\.c = op.dweight.view()};#};#' 'dweight overwritten instead of added to'
 mutant linear $cuda/linear.cuh 's#  kernels::add_bias_gradient(gpu, op.dbias, op.dy);##' 'no bias gradient'
 mutant linear $cuda/gelu.cuh 's#3 \* 0.044715f#2 * 0.044715f#' 'the slope of GELU with 2 instead of 3'
 

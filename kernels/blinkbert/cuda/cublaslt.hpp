@@ -5,7 +5,8 @@
 //   plan       made where a product of its kind is first met: the algorithms that cuBLASLt's heuristics name are timed on the
 //              operands themselves, with the epilogue and without it (then with the kernels that finish a bare product),
 //              and the fastest stays. Only then does anything wait or take memory
-//   kind       extents, number types, storage, epilogue, and the alignment of the operands (ProductKind)
+//   kind       extents, number types, storage, epilogue, and the alignment of the operands (ProductKind); batches of nearly as
+//              many rows share a plan
 //   order      algorithms that add up parts of a sum do so in a fixed order, and the workspace is the stream's own: the same
 //              plan gives the same bits. Which plan is the fastest may differ from one timing to the next, so plans can be
 //              kept as text and used again (plans, use)
@@ -15,6 +16,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <charconv>
 #include <compare>
 #include <cstddef>
@@ -41,7 +43,7 @@ inline void check_cublaslt(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS) throw RunError(text("cuBLASLt: ", what, ": ", cublasLtGetStatusName(status)));
 }
 
-/// Products of equal kind share a plan.
+/// What tells one product from another. Those of an equal planned() kind share a plan.
 struct ProductKind {
   enum class Number { bf16, wide };
 
@@ -53,6 +55,17 @@ struct ProductKind {
   int alignment = 16;  // bytes that the addresses of all operands are a multiple of; 16 stands for more, too
 
   auto operator<=>(const ProductKind&) const = default;
+
+  /// The kind whose plan this one takes: the number of rows that are worked on (M, or K where a is transposed, as in a weight
+  /// gradient) rounded up to four binary digits. It differs from batch to batch where rows are chosen, and timing each
+  /// number anew would stop every step.
+  ProductKind planned() const {
+    ProductKind kind = *this;
+    int& count = a_storage == Storage::as_is ? kind.rows : kind.depth;
+    const int step = 1 << std::max(static_cast<int>(std::bit_width(static_cast<unsigned>(count))) - 4, 0);
+    count = static_cast<int>((std::int64_t{count} + step - 1) / step * step);
+    return kind;
+  }
 
   /// As "30720x2048x512 bf16 a*b' bias_gelu_kept align16": the name under which a plan is kept.
   std::string name() const {
@@ -193,9 +206,7 @@ class MatrixProducts {
   /// The plans of all products so far.
   Plans plans() const {
     Plans all;
-    for (const auto& [kind, entry] : entries_) {
-      if (entry.plan) all[kind.name()] = entry.plan->spell();
-    }
+    for (const auto& [kind, plan] : plans_) all[kind.name()] = plan.spell();
     return all;
   }
 
@@ -203,6 +214,7 @@ class MatrixProducts {
   /// it were not there.
   void use(Plans plans) {
     given_ = std::move(plans);
+    plans_.clear();
     entries_.clear();
   }
 
@@ -235,23 +247,44 @@ class MatrixProducts {
                           workspace_bytes_, stream_);
   }
 
-  /// The plan that was given for this kind, or the fastest.
+  /// With a plan that is there or was given, or the fastest.
   Entry make(const ProductKind& kind, const ProductOperands& operands, const Finish& finish) {
+    const ProductKind planned = kind.planned();
+    if (const Entry entry = with_plan_of(planned, kind, operands); entry.plan) return entry;
+    // Where the plan of the neighbours cannot do this one, it gets one of its own.
+    const ProductKind& owner = plans_.contains(planned) ? kind : planned;
+    if (const Entry entry = with_plan_of(kind, kind, operands); entry.plan) return entry;
+    const Entry entry = fastest(kind, operands, finish);
+    if (entry.plan) plans_.emplace(owner, *entry.plan);
+    return entry;
+  }
+
+  /// With the plan that `owner` has or was given; no plan where there is none, or none for this kind.
+  Entry with_plan_of(const ProductKind& owner, const ProductKind& kind, const ProductOperands& operands) {
+    if (const auto found = plans_.find(owner); found != plans_.end()) return with_plan(kind, operands, found->second);
+    const auto given = given_.find(owner.name());
+    const auto plan = given == given_.end() ? std::nullopt : ProductPlan::parse(given->second);
+    if (!plan) return {};
+    const Entry entry = with_plan(kind, operands, *plan);
+    if (entry.plan) plans_.emplace(owner, *plan);
+    return entry;
+  }
+
+  /// No plan where cuBLASLt cannot do the product in this way.
+  Entry with_plan(const ProductKind& kind, const ProductOperands& operands, const ProductPlan& plan) {
+    if (plan.does_epilogue && !may_do_epilogue(kind)) return {};
+    Entry entry{plan, ProductCall(kind, plan.does_epilogue ? kind.epilogue : Epilogue::none)};
+    entry.call.set(operands);
+    return is_usable(kind, entry.call, plan.algorithm) ? entry : Entry{};
+  }
+
+  Entry fastest(const ProductKind& kind, const ProductOperands& operands, const Finish& finish) {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     check_cuda(cudaStreamIsCapturing(stream_, &capture), "asking the stream");
     if (capture != cudaStreamCaptureStatusNone) {
       throw RunError(
           text("a product of a kind never run before (", kind.name(), ") was met while a graph is captured"));
     }
-    if (const auto given = given_.find(kind.name()); given != given_.end()) {
-      const std::optional<ProductPlan> plan = ProductPlan::parse(given->second);
-      if (plan && (!plan->does_epilogue || may_do_epilogue(kind))) {
-        Entry entry{plan, ProductCall(kind, plan->does_epilogue ? kind.epilogue : Epilogue::none)};
-        entry.call.set(operands);
-        if (is_usable(kind, entry.call, plan->algorithm)) return entry;
-      }
-    }
-
     // A result that is added to is not touched by timing.
     const std::size_t element = kind.result == ProductKind::Number::bf16 ? 2 : 4;
     CudaMemory room;
@@ -373,6 +406,7 @@ class MatrixProducts {
   CudaMemory workspace_;
   std::size_t workspace_bytes_ = 0;
   Plans given_;
+  std::map<ProductKind, ProductPlan> plans_;  // of planned() kinds
   std::map<ProductKind, Entry> entries_;
 };
 
