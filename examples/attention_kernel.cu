@@ -5,7 +5,7 @@
 #include <iostream>
 #include <vector>
 
-#include <blinkbert/cuda/cuda.cuh>
+#include <blinkbert/cuda/device.hpp>
 #include <blinkbert/cuda/masked_attention.cuh>
 
 using namespace blinkbert;

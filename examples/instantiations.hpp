@@ -7,15 +7,16 @@
 #include <blinkbert/train/trainer.hpp>
 
 // clang-format off
-#define BLINKBERT_INSTANTIATE(prefix)                                                         \
-  prefix template class blinkbert::EncoderWithHead<blinkbert::Cpu<float>>;                    \
-  prefix template class blinkbert::BatchLoader<blinkbert::Cpu<float>>;                        \
-  prefix template class blinkbert::MaskedRows<blinkbert::Cpu<float>>;                         \
-  prefix template class blinkbert::Score<blinkbert::Cpu<float>>;                              \
-  prefix template class blinkbert::PretrainingStage<blinkbert::Cpu<float>>;                   \
-  prefix template class blinkbert::FinetuningStage<blinkbert::Cpu<float>>;                    \
-  prefix template class blinkbert::Trainer<blinkbert::PretrainingStage<blinkbert::Cpu<float>>>; \
-  prefix template class blinkbert::Trainer<blinkbert::FinetuningStage<blinkbert::Cpu<float>>>;
+#define BLINKBERT_INSTANTIATE_FOR(prefix, Device)                                 \
+  prefix template class blinkbert::EncoderWithHead<Device>;                       \
+  prefix template class blinkbert::BatchLoader<Device>;                           \
+  prefix template class blinkbert::MaskedRows<Device>;                            \
+  prefix template class blinkbert::Score<Device>;                                 \
+  prefix template class blinkbert::PretrainingStage<Device>;                      \
+  prefix template class blinkbert::FinetuningStage<Device>;                       \
+  prefix template class blinkbert::Trainer<blinkbert::PretrainingStage<Device>>;  \
+  prefix template class blinkbert::Trainer<blinkbert::FinetuningStage<Device>>;
 // clang-format on
+#define BLINKBERT_INSTANTIATE(prefix) BLINKBERT_INSTANTIATE_FOR(prefix, blinkbert::Cpu<float>)
 
 BLINKBERT_INSTANTIATE(extern)

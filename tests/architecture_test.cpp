@@ -102,6 +102,7 @@ const std::vector<Floor>& floors() {
     floor({"blinkbert/backend/backend.hpp"});
     beside({"blinkbert/backend/cpu.hpp", "blinkbert/backend/cpu/"});
     beside({"blinkbert/cuda/"}, {"blinkbert/dev/"});
+    beside({"blinkbert/cuda.hpp"}, {"blinkbert/dev/", "blinkbert/cuda/"});
     beside({"blinkbert/emulated.hpp"}, {"blinkbert/dev/", "blinkbert/cuda/", "blinkbert/backend/cpu"});
     floor({"blinkbert/layers/"});
     floor({"blinkbert/model/"});
@@ -142,7 +143,10 @@ const std::vector<ForbiddenWord>& forbidden_words() {
   static const std::vector<std::string> library{"include/", "kernels/"};
   static const std::vector<ForbiddenWord> table{
       {std::regex("<<<"), "<<<", everywhere, {"kernels/blinkbert/dev/cuda.hpp"}},
-      {std::regex(R"(\bcudaMalloc\w*)"), "cudaMalloc", everywhere, {"kernels/blinkbert/cuda/cuda.cuh"}},
+      {std::regex(R"(\bcudaMalloc\w*)"),
+       "cudaMalloc",
+       everywhere,
+       {"kernels/blinkbert/cuda/device.hpp", "tests/cuda/fake_card.hpp"}},
       {std::regex(R"(\b(std::)?(cout|cerr|clog)\b)"), "std::cout", library, {}},
       {std::regex(R"(\b(printf|fprintf|vprintf|puts|putchar|fputs|perror)\s*\()"), "printf", library, {}},
       {std::regex(R"(\b(exit|_exit|quick_exit|abort|terminate)\s*\()"), "exit", library, {}},
@@ -230,6 +234,13 @@ std::vector<std::string> complaints_about(const Sources& sources) {
     }
   }
 
+  // Programs include cuda.hpp and link the kernels: the words of kernels mean the emulator to their compiler.
+  for (const auto& other : reachable_from("blinkbert/cuda.hpp", includes)) {
+    if (other == "blinkbert/dev/dev.hpp" || other.ends_with(".cuh")) {
+      complain("kernels/blinkbert/cuda.hpp", "reaches kernels: " + other);
+    }
+  }
+
   for (const auto& [path, code] : sources) {
     const std::string bare = without_comments(code);
     for (const auto& word : forbidden_words()) {
@@ -292,8 +303,12 @@ Sources small_house() {
               "#include <blinkbert/objective/baselines.hpp>\n#include <blinkbert/version.hpp>\n")},
       {"kernels/blinkbert/dev/cuda.hpp",
        header("#include <blinkbert/core/view.hpp>\nvoid launch() { kernel<<<1, 2>>>(); }\n")},
-      {"kernels/blinkbert/cuda/cuda.cuh", header("#include <blinkbert/dev/cuda.hpp>\n#include "
-                                                 "<blinkbert/backend/backend.hpp>\nvoid f() { cudaMalloc(p, 1); }\n")},
+      {"kernels/blinkbert/dev/dev.hpp", header("#include <blinkbert/dev/cuda.hpp>\n")},
+      {"kernels/blinkbert/cuda/device.hpp",
+       header("#include <blinkbert/backend/backend.hpp>\nvoid f() { cudaMalloc(p, 1); }\n")},
+      {"kernels/blinkbert/cuda/linear.cuh",
+       header("#include <blinkbert/dev/dev.hpp>\n#include <blinkbert/ops/linear.hpp>\n")},
+      {"kernels/blinkbert/cuda.hpp", header("#include <blinkbert/cuda/device.hpp>\n")},
       {"examples/score.cpp",
        "#include <CLI/CLI.hpp>\n#include <blinkbert/inference.hpp>\nint main() { std::cout << 1; exit(1); }\n"},
   };
@@ -363,10 +378,13 @@ TEST_CASE("the checker sees each fault, and only that") {
       {inc + "inference_model.hpp", "#include <blinkbert/backend/cpu.hpp>", "reaches Eigen/Core"},
       {inc + "inference_model.hpp", "#include <blinkbert/objective/baselines.hpp>", "reaches Eigen/Core"},
       {"examples/device.cu", "#include <blinkbert/inference.hpp>", "reaches Eigen/Core"},
-      {inc + "inference.hpp", "#include <blinkbert/cuda/cuda.cuh>", "not on a floor below"},
-      {inc + "blinkbert.hpp", "#include <blinkbert/cuda/cuda.cuh>", "never includes kernels/"},
+      {inc + "inference.hpp", "#include <blinkbert/cuda/linear.cuh>", "not on a floor below"},
+      {inc + "blinkbert.hpp", "#include <blinkbert/cuda/linear.cuh>", "never includes kernels/"},
       {ker + "dev/cuda.hpp", "#include <blinkbert/ops/linear.hpp>", "not on a floor below"},
-      {ker + "cuda/cuda.cuh", "#include <blinkbert/backend/cpu.hpp>", "not on a floor below"},
+      {ker + "cuda/linear.cuh", "#include <blinkbert/backend/cpu.hpp>", "not on a floor below"},
+      {ker + "cuda/linear.cuh", "#include <blinkbert/cuda.hpp>", "not on a floor below"},
+      {ker + "cuda.hpp", "#include <blinkbert/cuda/linear.cuh>", "reaches kernels: blinkbert/cuda/linear.cuh"},
+      {ker + "cuda/device.hpp", "#include <blinkbert/dev/dev.hpp>", "reaches kernels: blinkbert/dev/dev.hpp"},
       {inc + "io/csv.hpp", "#include <blinkbert/data/frame.hpp>", "includes itself"},
       {inc + "layers/linear.hpp", "#include <Eigen/Dense>", "Eigen lives in"},
       {inc + "backend/cpu.hpp", "#include <Eigen/Dense>", "Eigen lives in"},
@@ -382,8 +400,8 @@ TEST_CASE("the checker sees each fault, and only that") {
       {inc + "layers/linear.hpp", "using std::cerr; void f() { cerr << 1; }", "holds std::cout"},
       {inc + "layers/linear.hpp", "void f() { std::fprintf(stderr, \"x\"); }", "holds printf"},
       {inc + "layers/linear.hpp", "/* why */ void f() { std::exit(1); }", "holds exit"},
-      {ker + "cuda/cuda.cuh", "void g() { std::abort(); }", "holds exit"},
-      {ker + "cuda/cuda.cuh", "void g() { kernel<<<1, 2>>>(); }", "holds <<<"},
+      {ker + "cuda/linear.cuh", "void g() { std::abort(); }", "holds exit"},
+      {ker + "cuda/linear.cuh", "void g() { kernel<<<1, 2>>>(); }", "holds <<<"},
       {"examples/score.cpp", "void g() { kernel<<<1, 2>>>(); }", "holds <<<"},
       {ker + "dev/cuda.hpp", "void g() { cudaMallocAsync(p, 1, s); }", "holds cudaMalloc"},
       {"tests/ops/linear_test.cpp", "void g() { cudaMalloc(p, 1); }", "holds cudaMalloc"},

@@ -2,16 +2,19 @@
 
 // Emulated: a backend that runs the CUDA kernels' own source on the host (dev/emulator.hpp). Slow and strict: for tests.
 
+#include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include <blinkbert/backend/backend.hpp>
-#include <blinkbert/backend/cpu/linear.hpp>
+#include <blinkbert/backend/cpu/gemm.hpp>
+#include <blinkbert/cuda/matrix_product.hpp>
 #include <blinkbert/dev/dev.hpp>
 
 namespace blinkbert {
 
-/// bf16 storage with fp32 sums, or fp32 (`Number`). Matrix products, which on a card are cuBLASLt's, are the CPU's.
+/// bf16 storage with fp32 sums, or fp32 (`Number`). Matrix products, which on a card are cuBLASLt's, are the CPU's, without epilogues.
 template <class Number>
 class Emulated {
  public:
@@ -63,106 +66,84 @@ class Emulated {
     return {reinterpret_cast<T*>(workspace_.data()), shape};
   }
 
-  /// Runs a matrix product; for bf16, widened before and rounded after.
-  Cpu<Wide<Real>>& cpu() { return cpu_; }
-
  private:
   dev::emulator::Machine machine_;
   Memory workspace_;
-  Cpu<Wide<Real>> cpu_{1};
 };
 
 namespace emulated_detail {
 
 /// An operand of a product on the host: the device's memory, or a wide copy of it.
-template <class Real, int Rank>
+template <class Real>
 class Operand {
  public:
   using Number = std::remove_const_t<Real>;
 
-  Operand(Emulated<Number>& device, View<Real, Rank> view) : device_(device), view_(view) {
-    if constexpr (!std::is_same_v<Number, Wide<Number>>) wide_.resize(static_cast<std::size_t>(view.size()));
+  Operand(dev::emulator::Machine& machine, View<Real, 2> view) : memory_(*machine.memory()), view_(view) {
+    if constexpr (is_narrow) wide_.resize(static_cast<std::size_t>(view.size()));
   }
 
   /// To be read: what nobody wrote is a fault.
-  View<const Wide<Number>, Rank> in() {
-    if (!view_) return {};
-    device_.machine().memory()->require_written(view_.data(), bytes(), "a matrix product");
-    if constexpr (std::is_same_v<Number, Wide<Number>>) {
-      return view_;
-    } else {
+  const Wide<Number>* in() {
+    memory_.require_written(view_.data(), bytes(), "a matrix product");
+    if constexpr (is_narrow) {
       std::copy_n(view_.data(), wide_.size(), wide_.begin());
-      return {wide_.data(), view_.extents()};
+      return wide_.data();
+    } else {
+      return view_.data();
     }
   }
   /// To be overwritten; `finish` rounds.
-  View<Wide<Number>, Rank> out() {
-    if (!view_) return {};
-    if constexpr (std::is_same_v<Number, Wide<Number>>) {
-      return view_;
+  Wide<Number>* out() {
+    if constexpr (is_narrow) {
+      return wide_.data();
     } else {
-      return {wide_.data(), view_.extents()};
+      return view_.data();
     }
   }
   void finish() {
-    if (!view_) return;
-    if constexpr (!std::is_same_v<Number, Wide<Number>>) {
+    if constexpr (is_narrow) {
       std::transform(wide_.begin(), wide_.end(), view_.data(), [](Wide<Number> value) { return Number(value); });
     }
-    device_.machine().memory()->note_written(view_.data(), bytes());
+    memory_.note_written(view_.data(), bytes());
   }
 
  private:
+  static constexpr bool is_narrow = !std::is_same_v<Number, Wide<Number>>;
   std::size_t bytes() const { return static_cast<std::size_t>(view_.size()) * sizeof(Number); }
 
-  Emulated<Number>& device_;
-  View<Real, Rank> view_;
+  dev::emulator::MemoryMap& memory_;
+  View<Real, 2> view_;
   std::vector<Wide<Number>> wide_;
 };
 
 }  // namespace emulated_detail
 
-template <class Real>
-void run(Emulated<Real>& gpu, const LinearForward<Real>& op) {
+/// The bare product by the CPU's; kernels do the rest. Small ones of odd depth are refused, so that tests see kernels
+/// multiply as well.
+template <class Real, class Sum, class Finish>
+bool multiply(Emulated<Real>& gpu, const MatrixProduct<Real, Sum>& product, const Finish& finish) {
   using emulated_detail::Operand;
-  op.check();
-  Operand y(gpu, op.y), pre_activation(gpu, op.pre_activation);
-  Operand x(gpu, op.x), weight(gpu, op.weight), bias(gpu, op.bias);
-  run(gpu.cpu(), LinearForward<Wide<Real>>{.y = y.out(),
-                                           .pre_activation = pre_activation.out(),
-                                           .x = x.in(),
-                                           .weight = weight.in(),
-                                           .bias = bias.in(),
-                                           .activation = op.activation});
-  y.finish();
-  pre_activation.finish();
-}
-
-template <class Real>
-void run(Emulated<Real>& gpu, const LinearInputGradient<Real>& op) {
-  using emulated_detail::Operand;
-  op.check();
-  Operand dx(gpu, op.dx), dy(gpu, op.dy), weight(gpu, op.weight);
-  Operand pre_activation(gpu, op.pre_activation), residual(gpu, op.residual);
-  run(gpu.cpu(), LinearInputGradient<Wide<Real>>{.dx = dx.out(),
-                                                 .dy = dy.in(),
-                                                 .weight = weight.in(),
-                                                 .pre_activation = pre_activation.in(),
-                                                 .residual = residual.in()});
-  dx.finish();
-}
-
-template <class Real>
-void run(Emulated<Real>& gpu, const LinearWeightGradient<Real>& op) {
-  using emulated_detail::Operand;
-  op.check();
-  Operand dy(gpu, op.dy), x(gpu, op.x);
-  const auto& memory = gpu.machine().memory();
-  const auto bytes = [](const auto& sum) { return static_cast<std::size_t>(sum.view().size()) * sizeof(Wide<Real>); };
-  memory->require_written(op.dweight.data(), bytes(op.dweight), "a matrix product");
-  memory->require_written(op.dbias.data(), bytes(op.dbias), "a matrix product");
-  run(gpu.cpu(),
-      LinearWeightGradient<Wide<Real>>{.dweight = op.dweight, .dbias = op.dbias, .dy = dy.in(), .x = x.in()});
+  product.check();
+  const int M = product.d.extent(0), N = product.d.extent(1), K = product.depth();
+  if (K % 2 == 1 && std::int64_t{M} * N * K < 5000) return false;
+  Operand d(gpu.machine(), product.d);
+  Operand a(gpu.machine(), product.a), b(gpu.machine(), product.b);
+  if (product.c) {
+    Operand c(gpu.machine(), product.c);
+    const float* from = c.in();
+    if (from != d.out()) std::copy_n(from, product.d.size(), d.out());
+  }
+  const auto stored = [](const float* data, Storage storage, int columns, int rows) {
+    return storage == Storage::as_is ? cpu_detail::as_is(data, columns) : cpu_detail::transposed(data, rows);
+  };
+  std::vector<float> room(static_cast<std::size_t>(cpu_detail::gemm_room<float>(N, K)));
+  cpu_detail::multiply(d.out(), N, stored(a.in(), product.a_storage, K, M), stored(b.in(), product.b_storage, N, K), M,
+                       N, K, product.c ? cpu_detail::Result::add : cpu_detail::Result::overwrite, room.data(),
+                       cpu_detail::NoFinish{});
+  d.finish();
+  finish();
+  return true;
 }
 
 }  // namespace blinkbert
@@ -174,6 +155,7 @@ void run(Emulated<Real>& gpu, const LinearWeightGradient<Real>& op) {
 #include <blinkbert/cuda/gather_rows.cuh>
 #include <blinkbert/cuda/gathered_attention.cuh>
 #include <blinkbert/cuda/layer_norm.cuh>
+#include <blinkbert/cuda/linear.cuh>
 #include <blinkbert/cuda/masked_attention.cuh>
 #include <blinkbert/cuda/masked_loss.cuh>
 #include <blinkbert/cuda/narrow_block.cuh>

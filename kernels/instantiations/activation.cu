@@ -1,5 +1,5 @@
 #include <blinkbert/cuda/activation.cuh>
-#include <blinkbert/cuda/cuda.cuh>
+#include <blinkbert/cuda/device.hpp>
 
 namespace blinkbert {
 

@@ -1,5 +1,5 @@
 #include <blinkbert/cuda/batch_norm.cuh>
-#include <blinkbert/cuda/cuda.cuh>
+#include <blinkbert/cuda/device.hpp>
 
 namespace blinkbert {
 

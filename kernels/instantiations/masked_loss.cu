@@ -1,4 +1,4 @@
-#include <blinkbert/cuda/cuda.cuh>
+#include <blinkbert/cuda/device.hpp>
 #include <blinkbert/cuda/masked_loss.cuh>
 
 namespace blinkbert {

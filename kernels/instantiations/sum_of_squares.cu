@@ -1,4 +1,4 @@
-#include <blinkbert/cuda/cuda.cuh>
+#include <blinkbert/cuda/device.hpp>
 #include <blinkbert/cuda/sum_of_squares.cuh>
 
 namespace blinkbert {

@@ -14,6 +14,23 @@ mutant layer_norm $cuda/column_sums.cuh 's#  sync_block();##' 'no barrier before
 mutant layer_norm $cuda/column_sums.cuh 's#w < column_sums_warps; ++w#w + 1 < column_sums_warps; ++w#' 'the last warp of partial sums left out'
 mutant layer_norm $cuda/column_sums.cuh 's#load(place) + total#total#' 'dgamma and dbeta overwritten instead of added to'
 
+# --- linear ------------------------------------------------------------------------------------------------------------
+mutant linear $cuda/linear.cuh 's#static_cast<float>(product\[j\]) + static_cast<float>(load(at(op.bias, column + j)))#static_cast<float>(product[j])#' 'forward without the bias'
+mutant linear $cuda/linear.cuh 's#op.activation == Activation::gelu ? gelu(h) : h#h#' 'forward without GELU'
+mutant linear $cuda/linear.cuh 's#pre_activation\[j\] = static_cast<Real>(h)#pre_activation[j] = product[j]#' 'the pre-activation without the bias'
+mutant linear $cuda/linear.cuh 's#product\[j\]) \* gelu_slope(#product[j]) * gelu(#' 'GELU instead of its slope'
+mutant linear $cuda/linear.cuh 's#t < T; t += mine.row_step#t + 1 < T; t += mine.row_step#' 'the last row not finished'
+mutant linear $cuda/linear.cuh 's#  sync_block();  // the threads. sums are there##' 'bias gradient: no barrier before sums are added up'
+mutant linear $cuda/linear.cuh 's#first += bias_sum_rows \* mine.row_step#first += mine.row_step#' 'bias gradient: rows counted more than once'
+mutant linear $cuda/linear.cuh 's#i += grid.lanes) total#i += 2 * grid.lanes) total#' 'bias gradient: half of the threads left out'
+mutant linear $cuda/linear.cuh 's#panel.first + c >= out) return#panel.first + c > out) return#' 'bias gradient: a column beyond the last'
+mutant linear $cuda/linear.cuh '/^plain_product/,/^}/s#op.c ? #false ? #' 'plain product without what it is added to'
+mutant linear $cuda/linear.cuh '/^plain_product/,/^}/s#k < K; ++k#k + 1 < K; ++k#' 'plain product without the last term'
+mutant linear $cuda/linear.cuh 's#      .c = op.residual,##' 'dx without the residual'
+mutant linear $cuda/linear.cuh 's#\.c = op.dweight.view()};#};#' 'dweight overwritten instead of added to'
+mutant linear $cuda/linear.cuh 's#  kernels::add_bias_gradient(gpu, op.dbias, op.dy);##' 'no bias gradient'
+mutant linear $cuda/gelu.cuh 's#3 \* 0.044715f#2 * 0.044715f#' 'the slope of GELU with 2 instead of 3'
+
 # --- residual_norm -----------------------------------------------------------------------------------------------------
 mutant residual_norm $cuda/residual_norm.cuh 's#op.rows ? load(at(op.rows, r)) : r#r#' 'counters of the place instead of the row'
 mutant residual_norm $cuda/residual_norm.cuh 's#t / op.L, t % op.L#0, t#' 'counters without the sequence'

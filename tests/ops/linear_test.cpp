@@ -30,8 +30,15 @@ std::vector<Number> transposed(const std::vector<Number>& matrix, int rows, int 
 template <class Number>
 std::vector<Number> product(const std::vector<Number>& a, const std::vector<Number>& b, int rows, int depth,
                             int columns) {
-  return oracle::linear(a, transposed(b, depth, columns), std::vector<Number>(static_cast<std::size_t>(columns)), rows,
-                        depth, columns);
+  std::vector<Number> result(static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns));
+  for (int row = 0; row < rows; ++row) {
+    for (int column = 0; column < columns; ++column) {
+      Number sum{};
+      for (int k = 0; k < depth; ++k) sum += a[row * depth + k] * b[k * columns + column];
+      result[row * columns + column] = sum;
+    }
+  }
+  return result;
 }
 
 template <class Number>
@@ -40,10 +47,12 @@ std::vector<Number> sum_of(std::vector<Number> a, const std::vector<Number>& b) 
   return a;
 }
 
-/// gradient * gelu'(h), element by element.
+/// gradient * gelu'(h), element by element. Kernels may do so in a second pass.
 template <class Number>
 std::vector<Number> times_gelu_slope(std::vector<Number> gradient, const std::vector<Number>& h) {
-  for (std::size_t i = 0; i < h.size(); ++i) gradient[i] *= oracle::gelu(oracle::Dual<Number>(h[i], 1)).derivative;
+  for (std::size_t i = 0; i < h.size(); ++i) {
+    gradient[i] = oracle::stored(gradient[i]) * oracle::gelu(oracle::Dual<Number>(h[i], 1)).derivative;
+  }
   return gradient;
 }
 
@@ -55,8 +64,13 @@ TEMPLATE_LIST_TEST_CASE("linear forward", "[linear]", Backends) {
     for (const double scale : {1.0, 40.0}) {
       const Tensors<Wide<Real>> inputs{random_values<Real>(T * in, 1, scale), random_values<Real>(out * in, 2),
                                        random_values<Real>(out, 3)};
+      // Kernels may add the bias in a second pass.
       const auto linear = [&, T = T, in = in, out = out](const auto& x) {
-        return oracle::linear(x[0], x[1], x[2], T, in, out);
+        auto h = product(x[0], transposed(x[1], out, in), T, in, out);
+        for (std::size_t i = 0; i < h.size(); ++i) {
+          h[i] = oracle::stored(h[i]) + x[2][i % static_cast<std::size_t>(out)];
+        }
+        return h;
       };
       const auto gelu = [&](const auto& x) { return oracle::gelu(linear(x)); };
       const Expected<Real> h = expect_values<Real>(linear, inputs), y = expect_values<Real>(gelu, inputs);
@@ -117,8 +131,8 @@ TEMPLATE_LIST_TEST_CASE("linear input gradient", "[linear]", Backends) {
     const auto after_gelu = [&](const auto& x) { return oracle::linear(oracle::gelu(x[0]), x[1], x[2], T, in, out); };
     const std::size_t most = is_small(size) ? 100 : 0;
     const Expected<Real> dx_by_duals = expect_gradient<Real>(linear, inputs, 0, dy, {}, most);
-    const Expected<Real> dh_by_duals =
-        with_largest_term(expect_gradient<Real>(after_gelu, inputs, 0, dy, {}, most), term);
+    Expected<Real> dh_by_duals = expect_gradient<Real>(after_gelu, inputs, 0, dy, {}, most);
+    dh_by_duals.tolerance = std::max(with_largest_term(dh_by_duals, term).tolerance, dh.tolerance);
     for (const int threads : thread_counts<TestType>()) {
       INFO("T " << T << ", in " << in << ", out " << out << ", threads " << threads);
       Stage<TestType> stage(threads);

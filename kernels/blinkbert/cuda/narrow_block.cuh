@@ -13,6 +13,7 @@
 //   order      fixed, no atomics: the same input gives the same bits on the same number of multiprocessors
 //   traffic    x read, y written once; backward x, dy read, dx written once, and P floats per sequence to and from the L2
 
+#include <blinkbert/cuda/gelu.cuh>
 #include <blinkbert/dev/warp.hpp>
 #include <blinkbert/ops/narrow_block.hpp>
 
@@ -190,14 +191,6 @@ BB_DEVICE void norm_gradient_rows(int rows, int N, const Matrix& dx, const Matri
     const float before = residual ? load((*residual)(r, n)) : 0;
     store(dx(r, n), rstd * (g - mean_g - xhat * mean_product) + before);
   }
-}
-
-/// gelu(h) and gelu'(h): ops/linear.hpp.
-BB_DEVICE float gelu_tanh(float h) { return tanhf(0.7978845608028654f * (h + 0.044715f * h * h * h)); }
-BB_DEVICE float gelu(float h) { return h / 2 * (1 + gelu_tanh(h)); }
-BB_DEVICE float gelu_slope(float h) {
-  const float t = gelu_tanh(h);
-  return (1 + t) / 2 + h / 2 * (1 - t * t) * 0.7978845608028654f * (1 + 3 * 0.044715f * h * h);
 }
 
 /// What dropout makes of `value` at (row, n) of sequence b.

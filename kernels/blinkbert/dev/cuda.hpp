@@ -3,6 +3,7 @@
 // The device words on nvcc (sm_80 and later). What each means: dev/dev.hpp. The only file that launches a kernel.
 
 #include <blinkbert/dev/basics.hpp>
+#include <blinkbert/dev/check_cuda.hpp>
 
 #define BB_DEVICE __device__ __forceinline__
 /// A kernel for at most `threads` threads a block, compiled so that `blocks` blocks fit on a multiprocessor.
@@ -12,11 +13,6 @@
 #define BB_UNROLL_BY(count) BB_PRAGMA(unroll(count))
 
 namespace blinkbert {
-
-/// Throws RunError with CUDA's own words where a call of the runtime failed.
-inline void check_cuda(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw RunError(text("CUDA: ", what, ": ", cudaGetErrorString(status)));
-}
 
 namespace dev {
 

@@ -1,13 +1,18 @@
 #pragma once
 
-// Cuda: one CUDA device as a place to run ops. Owns a stream, memory by cudaMalloc, and a grow-only workspace.
+// Cuda: one CUDA device as a place to run ops. Owns a stream, memory by cudaMalloc, and a grow-only workspace. There are no
+// kernels here: any compiler reads this header.
 
 #include <array>
 #include <cstddef>
+#include <memory>
+#include <string>
 #include <utility>
 
+#include <cuda_runtime_api.h>
+
 #include <blinkbert/backend/backend.hpp>
-#include <blinkbert/dev/dev.hpp>
+#include <blinkbert/dev/check_cuda.hpp>
 
 namespace blinkbert {
 
@@ -33,6 +38,31 @@ class CudaMemory {
   std::byte* data_ = nullptr;
 };
 
+/// Why the current CUDA device cannot be used, in one line; empty where it can.
+inline std::string cuda_obstacle() {
+  int driver = 0, runtime = 0, count = 0, device = 0, capability = 0, revision = 0;
+  const auto version = [](int number) { return text(number / 1000, '.', number % 1000 / 10); };
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return "there is no NVIDIA driver";
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorInsufficientDriver && cudaRuntimeGetVersion(&runtime) == cudaSuccess) {
+    return text("the NVIDIA driver is too old: it knows CUDA ", version(driver), ", this program needs ",
+                version(runtime));
+  }
+  if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) return "there is no NVIDIA GPU";
+  if (status != cudaSuccess) return cudaGetErrorString(status);
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&revision, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
+    return "the GPU does not answer";
+  }
+  if (capability < 8) {
+    return text("the GPU has compute capability ", capability, '.', revision, ", the kernels need 8.0");
+  }
+  return {};
+}
+
+class MatrixProducts;  // cuda/cublaslt.hpp
+
 /// Runs every op on the current CUDA device: bf16 storage with fp32 sums, or fp32 (`Number`). Ops are issued to one stream
 /// in the order of the calls; nothing waits but `download`.
 template <class Number>
@@ -41,7 +71,11 @@ class Cuda {
   using Real = Number;
   using Memory = CudaMemory;
 
+  /// Throws RunError where cuda_obstacle() names one.
   Cuda() {
+    if (const std::string obstacle = cuda_obstacle(); !obstacle.empty()) {
+      throw RunError("CUDA cannot be used: " + obstacle);
+    }
     int device = 0;
     check_cuda(cudaGetDevice(&device), "looking for a device");
     check_cuda(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device), "asking the device");
@@ -88,11 +122,15 @@ class Cuda {
     return {reinterpret_cast<T*>(workspace_.data()), shape};
   }
 
+  /// Made by the first product (cuda/cublaslt.hpp). Shared only so that who multiplies nothing need not link cuBLASLt.
+  std::shared_ptr<MatrixProducts>& matrix_products() { return matrix_products_; }
+
  private:
   cudaStream_t stream_ = nullptr;
   int multiprocessors_ = 0, most_shared_bytes_ = 0;
   Memory workspace_;
   std::size_t workspace_bytes_ = 0;
+  std::shared_ptr<MatrixProducts> matrix_products_;
 };
 
 }  // namespace blinkbert
