@@ -62,10 +62,6 @@ inline CLI::Validator is_seed() {
   return CLI::Validator(check, "");
 }
 
-inline void check_device(const CommonFlags& flags) {
-  if (flags.device == "cuda") throw blinkbert::InputError("--device cuda: this build has no CUDA; use cpu or auto");
-}
-
 // Ctrl-C: the first one lets the program finish its step and save; a second one ends it at once.
 inline std::atomic<bool> stop_requested{false};
 

@@ -7,7 +7,6 @@
 namespace {
 
 using namespace programs;
-using Stage = FinetuningStage<Device>;
 
 /// A backbone and where it came from.
 struct Backbone {
@@ -75,6 +74,7 @@ void print_load_report(const LoadReport& report) {
 }
 
 /// The output starts at the mean label of the training windows.
+template <class Stage>
 double start_at_label_mean(Workshop<Stage>& shop, std::span<const NumberedWindow> windows) {
   double sum = 0;
   for (const NumberedWindow& one : windows) sum += one.window.label;
@@ -139,6 +139,7 @@ Json scores_json(const std::vector<ScoredWindow>& scored, const Config& config, 
   return json;
 }
 
+template <class Stage>
 Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& run) {
   const std::vector<ScoredWindow> scored = evaluate_scores(shop.device, shop.model, shop.stage, shop.buckets,
                                                            shop.loader, run.dataset, config.train.batch, run.test);
@@ -200,24 +201,13 @@ void print(std::ostream& out, const Json& report) {
       << fixed(report["time"]["peak_memory_mib"], 0) << " MiB\n";
 }
 
-int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::path>& backbone_path, bool from_scratch) {
-  const Stopwatch time;
-  if (backbone_path.has_value() == from_scratch && !flags.prints_config) {
-    throw InputError("give one of --backbone CHECKPOINT and --from-scratch");
-  }
-  auto [config, explicit_keys] = read_configuration(Task::finetuning, flags);
-  std::optional<Backbone> backbone;
-  if (backbone_path) {
-    backbone = read_backbone(*backbone_path);
-    take_over(config, explicit_keys, *backbone);
-  }
-  resolve(config);
-  validate(config);
-  if (const auto code = answer_without_training(config, flags, print)) return *code;
-
+/// Trains on the data, from a backbone or from scratch, and evaluates.
+template <class Stage>
+int train(const Config& config, const std::optional<Backbone>& backbone, const TrainingFlags& flags,
+          const Stopwatch& time) {
   const RunData run =
       load_data(config, flags, RunFolder(*flags.out), backbone ? std::optional(backbone->header.scaler) : std::nullopt);
-  Workshop<Stage> shop(config, run.dataset.table, flags.threads);
+  Workshop<Stage> shop(config, run.dataset.table, flags);
   std::optional<std::vector<int>> unfreeze;
   if (backbone) {
     check_backbone_drivers(*backbone, run);
@@ -249,6 +239,25 @@ int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::pa
   return run_in_folder(
       shop, trainer, config, run, header, source, flags, time, evaluate,
       [&] { return evaluate_test(shop, config, run); }, print);
+}
+
+int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::path>& backbone_path, bool from_scratch) {
+  const Stopwatch time;
+  if (backbone_path.has_value() == from_scratch && !flags.prints_config) {
+    throw InputError("give one of --backbone CHECKPOINT and --from-scratch");
+  }
+  auto [config, explicit_keys] = read_configuration(Task::finetuning, flags);
+  std::optional<Backbone> backbone;
+  if (backbone_path) {
+    backbone = read_backbone(*backbone_path);
+    take_over(config, explicit_keys, *backbone);
+  }
+  resolve(config);
+  validate(config);
+  if (const auto code = answer_without_training(config, flags, print)) return *code;
+  return on_device(flags, config.train.precision, [&]<class Device>(std::type_identity<Device>) {
+    return train<FinetuningStage<Device>>(config, backbone, flags, time);
+  });
 }
 
 }  // namespace

@@ -20,3 +20,10 @@
 #define BLINKBERT_INSTANTIATE(prefix) BLINKBERT_INSTANTIATE_FOR(prefix, blinkbert::Cpu<float>)
 
 BLINKBERT_INSTANTIATE(extern)
+
+#if defined(BLINKBERT_WITH_CUDA)
+#include <blinkbert/cuda.hpp>
+
+BLINKBERT_INSTANTIATE_FOR(extern, blinkbert::Cuda<blinkbert::bf16>)
+BLINKBERT_INSTANTIATE_FOR(extern, blinkbert::Cuda<float>)
+#endif

@@ -7,20 +7,17 @@
 
 #include <nlohmann/json.hpp>
 
-#include <blinkbert/backend/cpu.hpp>
 #include <blinkbert/io/config_file.hpp>
 #include <blinkbert/io/npy.hpp>
 #include <blinkbert/train/buckets.hpp>
 #include <blinkbert/train/checkpoint.hpp>
 #include <blinkbert/train/stage.hpp>
 
-#include "command_line.hpp"
-#include "instantiations.hpp"
+#include "devices.hpp"
 
 namespace {
 
 using namespace blinkbert;
-using Device = Cpu<float>;
 
 struct ParityFlags : programs::CommonFlags {
   std::filesystem::path checkpoint;
@@ -124,6 +121,7 @@ template <class Stage>
 Safetensors run_checkpoint(const ParityFlags& flags, const Safetensors& checkpoint, Config config,
                            const Arrays& arrays) {
   using Model = typename Stage::Model;
+  using Device = typename Stage::Device;
   // The loss of the contract, whatever the run was trained with: squared, all weights 1.
   config.train.loss = LossKind::squared;
   config.mask.calibration_weight = 1;
@@ -178,8 +176,8 @@ Safetensors run_checkpoint(const ParityFlags& flags, const Safetensors& checkpoi
   return result;
 }
 
+template <class Device>
 int parity(const ParityFlags& flags) {
-  programs::check_device(flags);
   const Safetensors checkpoint = read_safetensors(flags.checkpoint);
   const CheckpointHeader header = read_header(checkpoint);
   if (flags.prints_config) {
@@ -224,5 +222,7 @@ int main(int argc, char** argv) {
   app.add_flag("--print-config", flags.prints_config, "Print the checkpoint's configuration and leave");
   programs::add_device_flags(app, flags);
   programs::add_output_flags(app, flags);
-  return programs::run_program(app, argc, argv, [&] { return parity(flags); });
+  return programs::run_program(app, argc, argv, [&] {
+    return programs::on_device(flags, [&]<class Device>(std::type_identity<Device>) { return parity<Device>(flags); });
+  });
 }

@@ -9,7 +9,6 @@
 namespace {
 
 using namespace programs;
-using Stage = PretrainingStage<Device>;
 
 /// Rows of a window before masking, as the baselines read them.
 View<const float, 2> rows_of_window(const RowTable& table, const Window& window) {
@@ -28,6 +27,7 @@ struct Comparison {
   std::vector<MaskedErrors> errors;
 };
 
+template <class Stage>
 Comparison compare(Workshop<Stage>& shop, const Config& config, const RunData& run) {
   const Dataset& dataset = run.dataset;
   const auto N = static_cast<std::size_t>(dataset.N());
@@ -71,6 +71,7 @@ Comparison compare(Workshop<Stage>& shop, const Config& config, const RunData& r
 
 /// Per original feature, for every predictor: share of the feature's variance over the test rows that its squared error
 /// leaves, with the tail bound and without.
+template <class Stage>
 Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& run) {
   const Comparison comparison = compare(shop, config, run);
   const int original = static_cast<int>(config.data.features.size());
@@ -171,15 +172,11 @@ void print(std::ostream& out, const Json& report) {
       << fixed(report["time"]["peak_memory_mib"], 0) << " MiB\n";
 }
 
-int pretrain(const TrainingFlags& flags) {
-  const Stopwatch time;
-  Config config = read_configuration(Task::pretraining, flags).config;
-  resolve(config);
-  validate(config);
-  if (const auto code = answer_without_training(config, flags, print)) return *code;
-
+/// Trains on the data and evaluates.
+template <class Stage>
+int train(const Config& config, const TrainingFlags& flags, const Stopwatch& time) {
   const RunData run = load_data(config, flags, RunFolder(*flags.out), std::nullopt);
-  Workshop<Stage> shop(config, run.dataset.table, flags.threads);
+  Workshop<Stage> shop(config, run.dataset.table, flags);
   Trainer<Stage> trainer(shop.device, shop.model, shop.stage, shop.loader, shop.buckets, run.training, config.train,
                          {});
   const CheckpointHeader header{.config = config,
@@ -197,6 +194,18 @@ int pretrain(const TrainingFlags& flags) {
   return run_in_folder(
       shop, trainer, config, run, header, "", flags, time, evaluate, [&] { return evaluate_test(shop, config, run); },
       print);
+}
+
+int pretrain(const TrainingFlags& flags) {
+  const Stopwatch time;
+  Config config = read_configuration(Task::pretraining, flags).config;
+  resolve(config);
+  validate(config);
+  if (const auto code = answer_without_training(config, flags, print)) return *code;
+
+  return on_device(flags, config.train.precision, [&]<class Device>(std::type_identity<Device>) {
+    return train<PretrainingStage<Device>>(config, flags, time);
+  });
 }
 
 }  // namespace

@@ -11,8 +11,7 @@
 #include <blinkbert/io/atomic_file.hpp>
 #include <blinkbert/io/config_file.hpp>
 
-#include "command_line.hpp"
-#include "instantiations.hpp"
+#include "devices.hpp"
 
 namespace {
 
@@ -26,11 +25,11 @@ std::string csv_field(const std::string& field) {
   return quoted + '"';
 }
 
+template <class Device>
 int score(const programs::CommonFlags& flags, const std::filesystem::path& checkpoint,
           const std::optional<std::filesystem::path>& data, const std::optional<std::filesystem::path>& out,
           bool prints_config) {
-  programs::check_device(flags);
-  const Model model = Model::load(checkpoint);
+  const auto model = BasicModel<Device>::load(checkpoint);
   if (prints_config) {
     std::cout << to_toml(model.config());
     return programs::good;
@@ -93,5 +92,9 @@ int main(int argc, char** argv) {
   app.add_flag("--print-config", prints_config, "Print the checkpoint's configuration and leave");
   programs::add_device_flags(app, flags);
   programs::add_output_flags(app, flags);
-  return programs::run_program(app, argc, argv, [&] { return score(flags, checkpoint, data, out, prints_config); });
+  return programs::run_program(app, argc, argv, [&] {
+    return programs::on_device(flags, [&]<class Device>(std::type_identity<Device>) {
+      return score<Device>(flags, checkpoint, data, out, prints_config);
+    });
+  });
 }

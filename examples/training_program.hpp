@@ -15,21 +15,18 @@
 #include <string>
 #include <vector>
 
-#include <blinkbert/backend/cpu.hpp>
 #include <blinkbert/data/dataset.hpp>
 #include <blinkbert/io/config_file.hpp>
 #include <blinkbert/io/split_file.hpp>
 #include <blinkbert/train/evaluate.hpp>
 #include <blinkbert/train/run_folder.hpp>
 
-#include "command_line.hpp"
-#include "instantiations.hpp"
+#include "devices.hpp"
 #include "results.hpp"
 
 namespace programs {
 
 using namespace blinkbert;
-using Device = Cpu<float>;
 
 struct TrainingFlags : CommonFlags {
   std::optional<std::filesystem::path> config, split, data, out;
@@ -60,12 +57,6 @@ inline ConfigSource read_configuration(Task task, const TrainingFlags& flags) {
     source.explicit_keys.insert("train.seed");
   }
   return source;
-}
-
-inline void check_precision(const Config& config) {
-  if (config.train.precision != Precision::fp32) {
-    throw InputError(text("train.precision = \"", spell(config.train.precision), "\": the CPU trains in \"fp32\""));
-  }
 }
 
 inline double peak_memory_mib() {
@@ -185,10 +176,11 @@ inline RunData load_data(const Config& config, const TrainingFlags& flags, const
 template <class Stage>
 struct Workshop {
   using Model = typename Stage::Model;
+  using Device = typename Stage::Device;
 
-  Workshop(const Config& config, const RowTable& table, int threads)
-      : device(threads),
-        model(device, config),
+  Workshop(const Config& config, const RowTable& table, const TrainingFlags& flags)
+      : device(flags.threads),
+        model((begin_on_device(device, config.train.precision, *flags.out), device), config),
         stage(device, config),
         buckets(device, model, config.train.batch, config.data.window),
         loader(table) {}
@@ -207,7 +199,10 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
                      const std::function<Metrics()>& evaluate) {
   ProgressLine progress(!flags.is_quiet);
   auto& set = shop.model.parameters();
-  const auto save = [&] { folder.save(shop.device, trainer, set, header, backbone); };
+  const auto save = [&] {
+    save_plans(shop.device, folder.path());
+    folder.save(shop.device, trainer, set, header, backbone);
+  };
   Stopwatch epoch_time, since_saved, whole;
   double rows_in_epoch = 0;
   const std::int64_t total_steps = trainer.steps_per_epoch() * config.train.epochs, first_step = trainer.state().step;
@@ -350,8 +345,7 @@ inline std::optional<int> answer_without_training(const Config& config, const Tr
     std::cout << to_toml(config);
     return good;
   }
-  check_device(flags);
-  check_precision(config);
+  check_device(flags, config.train.precision);
   check_run_flags(flags);
   const RunFolder folder(*flags.out);
   const auto report = finished_report(folder, config, flags);

@@ -57,8 +57,8 @@ TEST_CASE("kinds of products that differ have different names", "[cuda]") {
   kinds[1].rows = 1;
   kinds[2].columns = 1;
   kinds[3].depth = 1;
-  kinds[4].factors = ProductKind::Number::wide;
-  kinds[5].result = ProductKind::Number::wide;
+  kinds[4].factors = ProductKind::Number::fp32;
+  kinds[5].result = ProductKind::Number::fp32;
   kinds[6].a_storage = Storage::transposed;
   kinds[7].b_storage = Storage::as_is;
   kinds[8].epilogue = Epilogue::none;

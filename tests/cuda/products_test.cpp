@@ -214,7 +214,7 @@ TEST_CASE("nothing is timed while a graph is captured", "[cuda]") {
   reset_card();
   Cuda<float> gpu;
   fake_card().is_capturing = true;
-  CHECK_THROWS_WITH(run_biased(gpu), Catch::Contains("7x8x3 tf32 a*b' bias align") && Catch::Contains("captured"));
+  CHECK_THROWS_WITH(run_biased(gpu), Catch::Contains("7x8x3 fp32 a*b' bias align") && Catch::Contains("captured"));
   fake_card().is_capturing = false;
   CHECK(run_biased(gpu).is_done);
   fake_card().is_capturing = true;

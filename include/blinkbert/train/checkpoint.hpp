@@ -154,8 +154,8 @@ void take_tensors(const Safetensors& file, const std::string& prefix, const std:
 
 /// A flat block on the host.
 template <class Device, class T>
-std::vector<T> to_host(Device& device, View<T, 1> block) {
-  std::vector<T> values(static_cast<std::size_t>(block.size()));
+std::vector<std::remove_const_t<T>> to_host(Device& device, View<T, 1> block) {
+  std::vector<std::remove_const_t<T>> values(static_cast<std::size_t>(block.size()));
   download(device, values.data(), block);
   return values;
 }

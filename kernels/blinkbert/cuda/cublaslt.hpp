@@ -10,7 +10,7 @@
 //   order      algorithms that add up parts of a sum do so in a fixed order, and the workspace is the stream's own: the same
 //              plan gives the same bits. Which plan is the fastest may differ from one timing to the next, so plans can be
 //              kept as text and used again (plans, use)
-//   numerics   bf16: products exact, sums in fp32, rounded once. float: factors rounded to TF32, sums in fp32
+//   numerics   bf16: products exact, sums in fp32, rounded once. float: all in fp32, or factors rounded to TF32
 //   layout     cuBLASLt counts columns first. What is d = a b [M, N] row by row here is d^T = b^T a^T there: b is its A
 //   sources    cuBLAS manual, sections 2.1.4 (same bits run to run) and 3 (cuBLASLt)
 
@@ -45,10 +45,10 @@ inline void check_cublaslt(cublasStatus_t status, const char* what) {
 
 /// What tells one product from another. Those of an equal planned() kind share a plan.
 struct ProductKind {
-  enum class Number { bf16, wide };
+  enum class Number { bf16, tf32, fp32 };  // tf32: fp32 in memory
 
   int rows = 0, columns = 0, depth = 0;  // M, N, K
-  Number factors = Number::wide, result = Number::wide;
+  Number factors = Number::fp32, result = Number::fp32;
   Storage a_storage = Storage::as_is, b_storage = Storage::as_is;
   bool adds = false;  // c is given
   Epilogue epilogue = Epilogue::none;
@@ -69,11 +69,12 @@ struct ProductKind {
 
   /// As "30720x2048x512 bf16 a*b' bias_gelu_kept align16": the name under which a plan is kept.
   std::string name() const {
+    static constexpr const char* names[] = {" bf16", " tf32", " fp32"};
     static constexpr const char* epilogues[] = {"", " bias", " bias_gelu", " bias_gelu_kept", " times_gelu_slope"};
-    return text(rows, 'x', columns, 'x', depth, factors == Number::bf16 ? " bf16" : " tf32",
-                result == factors ? "" : "->fp32", a_storage == Storage::as_is ? " a" : " a'",
-                b_storage == Storage::as_is ? "*b" : "*b'", adds ? "+c" : "",
-                epilogues[static_cast<std::size_t>(epilogue)], " align", alignment);
+    return text(rows, 'x', columns, 'x', depth, names[static_cast<std::size_t>(factors)],
+                factors == Number::bf16 && result == Number::fp32 ? "->fp32" : "",
+                a_storage == Storage::as_is ? " a" : " a'", b_storage == Storage::as_is ? "*b" : "*b'",
+                adds ? "+c" : "", epilogues[static_cast<std::size_t>(epilogue)], " align", alignment);
   }
 };
 
@@ -122,11 +123,12 @@ struct ProductCall {
 
   ProductCall() = default;
   ProductCall(const ProductKind& kind, Epilogue epilogue) : adds(kind.adds) {
-    const bool is_bf16 = kind.factors == ProductKind::Number::bf16;
-    const cudaDataType_t factors = is_bf16 ? CUDA_R_16BF : CUDA_R_32F;
+    const cudaDataType_t factors = kind.factors == ProductKind::Number::bf16 ? CUDA_R_16BF : CUDA_R_32F;
     const cudaDataType_t result = kind.result == ProductKind::Number::bf16 ? CUDA_R_16BF : CUDA_R_32F;
     check_cublaslt(
-        cublasLtMatmulDescInit(&product, is_bf16 ? CUBLAS_COMPUTE_32F : CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F),
+        cublasLtMatmulDescInit(
+            &product, kind.factors == ProductKind::Number::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
+            CUDA_R_32F),
         "describing a product");
     attribute(CUBLASLT_MATMUL_DESC_TRANSA, kind.b_storage == Storage::as_is ? CUBLAS_OP_N : CUBLAS_OP_T);
     attribute(CUBLASLT_MATMUL_DESC_TRANSB, kind.a_storage == Storage::as_is ? CUBLAS_OP_N : CUBLAS_OP_T);
@@ -352,7 +354,7 @@ class MatrixProducts {
 
   /// Parts of a sum go to the workspace, in fp32, and are added up afterwards; never in place, never in the order of arrival.
   static std::uint32_t ordered_reductions(const ProductKind& kind) {
-    const bool is_wide = kind.result == ProductKind::Number::wide;
+    const bool is_wide = kind.result == ProductKind::Number::fp32;
     return std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE} |
            (is_wide ? std::uint32_t{CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE} : 0u);
   }
@@ -422,9 +424,8 @@ MatrixProducts& matrix_products(Cuda<Real>& gpu) {
 template <class Real, class Sum, class Finish>
 bool multiply(Cuda<Real>& gpu, const MatrixProduct<Real, Sum>& product, const Finish& finish) {
   product.check();
-  const auto number = [](auto* element) {
-    return sizeof(*element) == 2 ? ProductKind::Number::bf16 : ProductKind::Number::wide;
-  };
+  using Number = ProductKind::Number;
+  const Number wide = gpu.uses_tf32() ? Number::tf32 : Number::fp32;
   const ProductOperands operands{.d = product.d.data(),
                                  .a = product.a.data(),
                                  .b = product.b.data(),
@@ -439,8 +440,8 @@ bool multiply(Cuda<Real>& gpu, const MatrixProduct<Real, Sum>& product, const Fi
   const ProductKind kind{.rows = product.d.extent(0),
                          .columns = product.d.extent(1),
                          .depth = product.depth(),
-                         .factors = number(product.a.data()),
-                         .result = number(product.d.data()),
+                         .factors = sizeof(Real) == 2 ? Number::bf16 : wide,
+                         .result = sizeof(Sum) == 2 ? Number::bf16 : Number::fp32,
                          .a_storage = product.a_storage,
                          .b_storage = product.b_storage,
                          .adds = static_cast<bool>(product.c),

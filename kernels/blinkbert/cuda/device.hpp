@@ -3,11 +3,14 @@
 // Cuda: one CUDA device as a place to run ops. Owns a stream, memory by cudaMalloc, and a grow-only workspace. There are no
 // kernels here: any compiler reads this header.
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <cuda_runtime_api.h>
 
@@ -38,6 +41,71 @@ class CudaMemory {
   std::byte* data_ = nullptr;
 };
 
+/// Page-locked bytes on the host, which the device reads and writes while the host goes on; moved, never copied.
+class CudaStaging {
+ public:
+  CudaStaging() = default;
+  explicit CudaStaging(std::size_t bytes) {
+    void* data = nullptr;
+    check_cuda(cudaMallocHost(&data, bytes > 0 ? bytes : 1), "asking for page-locked memory");
+    data_ = static_cast<std::byte*>(data);
+  }
+  CudaStaging(CudaStaging&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+  CudaStaging& operator=(CudaStaging&& other) noexcept {
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~CudaStaging() { cudaFreeHost(data_); }
+
+  std::byte* data() const { return data_; }
+
+ private:
+  std::byte* data_ = nullptr;
+};
+
+/// A place in a stream's work.
+class CudaMark {
+ public:
+  CudaMark() = default;
+  CudaMark(const CudaMark&) = delete;
+  CudaMark& operator=(const CudaMark&) = delete;
+  ~CudaMark() {
+    if (event_ != nullptr) cudaEventDestroy(event_);
+  }
+
+  void record(cudaStream_t stream) {
+    if (event_ == nullptr) {
+      check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "making an event");
+    }
+    check_cuda(cudaEventRecord(event_, stream), "recording an event");
+  }
+  void wait() const {
+    if (event_ != nullptr) check_cuda(cudaEventSynchronize(event_), "waiting");
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+/// Ops that were captured; moved, never copied.
+class CudaGraph {
+ public:
+  explicit CudaGraph(cudaGraph_t captured) { check_cuda(cudaGraphInstantiate(&graph_, captured, 0), "making a graph"); }
+  CudaGraph(CudaGraph&& other) noexcept : graph_(std::exchange(other.graph_, nullptr)) {}
+  CudaGraph& operator=(CudaGraph&& other) noexcept {
+    std::swap(graph_, other.graph_);
+    return *this;
+  }
+  ~CudaGraph() {
+    if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
+  }
+
+  void launch(cudaStream_t stream) const { check_cuda(cudaGraphLaunch(graph_, stream), "starting a graph"); }
+
+ private:
+  cudaGraphExec_t graph_ = nullptr;
+};
+
 /// Why the current CUDA device cannot be used, in one line; empty where it can.
 inline std::string cuda_obstacle() {
   int driver = 0, runtime = 0, count = 0, device = 0, capability = 0, revision = 0;
@@ -64,15 +132,19 @@ inline std::string cuda_obstacle() {
 class MatrixProducts;  // cuda/cublaslt.hpp
 
 /// Runs every op on the current CUDA device: bf16 storage with fp32 sums, or fp32 (`Number`). Ops are issued to one stream
-/// in the order of the calls; nothing waits but `download`.
+/// in the order of the calls; nothing waits but `download` and `wait`.
 template <class Number>
 class Cuda {
  public:
   using Real = Number;
   using Memory = CudaMemory;
+  using Staging = CudaStaging;
+  using Mark = CudaMark;
+  using Graph = CudaGraph;
+  static constexpr bool is_asynchronous = true;
 
-  /// Throws RunError where cuda_obstacle() names one.
-  Cuda() {
+  /// Throws RunError where cuda_obstacle() names one. Threads of the host, which other backends are made with, do nothing here.
+  explicit Cuda(int /*host_threads*/ = 1) {
     if (const std::string obstacle = cuda_obstacle(); !obstacle.empty()) {
       throw RunError("CUDA cannot be used: " + obstacle);
     }
@@ -90,6 +162,9 @@ class Cuda {
   cudaStream_t stream() const { return stream_; }
   int multiprocessors() const { return multiprocessors_; }
   int most_shared_bytes() const { return most_shared_bytes_; }
+  /// float: the factors of matrix products are rounded to TF32 from now on.
+  void use_tf32() { uses_tf32_ = true; }
+  bool uses_tf32() const { return uses_tf32_; }
   void wait() { check_cuda(cudaStreamSynchronize(stream_), "waiting"); }
 
   Memory allocate(std::size_t bytes) { return Memory(bytes); }
@@ -109,17 +184,45 @@ class Cuda {
     if (bytes > 0) check_cuda(cudaMemsetAsync(to, 0, bytes, stream_), "writing zeros");
   }
 
-  /// Uninitialised room, valid until the next call; allocates only where it has to grow.
+  Staging stage(std::size_t bytes) { return Staging(bytes); }
+  void upload_later(std::byte* to, const std::byte* from, std::size_t bytes) { upload(to, from, bytes); }
+  void download_later(std::byte* to, const std::byte* from, std::size_t bytes) {
+    if (bytes > 0)
+      check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the device");
+  }
+  void record(Mark& mark) { mark.record(stream_); }
+  void wait(const Mark& mark) { mark.wait(); }
+
+  /// What the body issues, without running it. It must have been run before, so that workspace and plans of products are
+  /// there.
+  template <class Body>
+  Graph capture(const Body& body) {
+    check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "beginning a graph");
+    cudaGraph_t captured = nullptr;
+    try {
+      body();
+    } catch (...) {
+      if (cudaStreamEndCapture(stream_, &captured) == cudaSuccess && captured != nullptr) cudaGraphDestroy(captured);
+      throw;
+    }
+    check_cuda(cudaStreamEndCapture(stream_, &captured), "ending a graph");
+    const std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, cudaError_t (*)(cudaGraph_t)> owner(captured,
+                                                                                                  cudaGraphDestroy);
+    return Graph(captured);
+  }
+  void replay(const Graph& graph) { graph.launch(stream_); }
+
+  /// Uninitialised room, valid until the next call; allocates only where it has to grow. Smaller rooms are kept: graphs
+  /// use them.
   template <class T, class... Extent>
   View<T, sizeof...(Extent)> workspace(Extent... extents) {
     const std::array<int, sizeof...(Extent)> shape{static_cast<int>(extents)...};
     const std::size_t bytes = static_cast<std::size_t>(element_count(shape)) * sizeof(T);
     if (bytes > workspace_bytes_) {
-      wait();  // earlier ops may still use the old room
-      workspace_ = Memory(bytes);
-      workspace_bytes_ = bytes;
+      workspace_bytes_ = std::max(bytes, 2 * workspace_bytes_);
+      workspaces_.push_back(Memory(workspace_bytes_));
     }
-    return {reinterpret_cast<T*>(workspace_.data()), shape};
+    return {workspaces_.empty() ? nullptr : reinterpret_cast<T*>(workspaces_.back().data()), shape};
   }
 
   /// Made by the first product (cuda/cublaslt.hpp). Shared only so that who multiplies nothing need not link cuBLASLt.
@@ -128,7 +231,8 @@ class Cuda {
  private:
   cudaStream_t stream_ = nullptr;
   int multiprocessors_ = 0, most_shared_bytes_ = 0;
-  Memory workspace_;
+  bool uses_tf32_ = false;
+  std::vector<Memory> workspaces_;
   std::size_t workspace_bytes_ = 0;
   std::shared_ptr<MatrixProducts> matrix_products_;
 };

@@ -1,0 +1,87 @@
+#pragma once
+
+// Which backends this build has, and which of them a program runs on. The only place in the programs that knows of CUDA.
+
+#include <filesystem>
+#include <type_traits>
+
+#include <blinkbert/model/config.hpp>
+
+#include "command_line.hpp"
+#include "instantiations.hpp"
+
+#if defined(BLINKBERT_WITH_CUDA)
+#include <blinkbert/io/plans_file.hpp>
+#endif
+
+namespace programs {
+
+/// Whether `--device` asks for a CUDA device that is there; throws InputError where "cuda" asks for one that is not.
+inline bool uses_cuda(const CommonFlags& flags) {
+#if defined(BLINKBERT_WITH_CUDA)
+  if (flags.device == "cpu") return false;
+  const std::string obstacle = blinkbert::cuda_obstacle();
+  if (flags.device == "cuda" && !obstacle.empty()) {
+    throw blinkbert::InputError("--device cuda: " + obstacle + "; use cpu or auto");
+  }
+  return obstacle.empty();
+#else
+  if (flags.device == "cuda") throw blinkbert::InputError("--device cuda: this build has no CUDA; use cpu or auto");
+  return false;
+#endif
+}
+
+/// Calls body(std::type_identity<Device>()) with the backend in fp32 that `--device` names.
+template <class Body>
+int on_device(const CommonFlags& flags, const Body& body) {
+#if defined(BLINKBERT_WITH_CUDA)
+  if (uses_cuda(flags)) return body(std::type_identity<blinkbert::Cuda<float>>());
+#endif
+  uses_cuda(flags);
+  return body(std::type_identity<blinkbert::Cpu<float>>());
+}
+
+/// Throws InputError where the device that `--device` names does not train in this precision.
+inline void check_device(const CommonFlags& flags, blinkbert::Precision precision) {
+  if (!uses_cuda(flags) && precision != blinkbert::Precision::fp32) {
+    throw blinkbert::InputError(
+        blinkbert::text("train.precision = \"", blinkbert::spell(precision), "\": the CPU trains in \"fp32\""));
+  }
+}
+
+/// The same for training: with the backend that `--device` and `train.precision` name.
+template <class Body>
+int on_device(const CommonFlags& flags, blinkbert::Precision precision, const Body& body) {
+  check_device(flags, precision);
+#if defined(BLINKBERT_WITH_CUDA)
+  if (precision == blinkbert::Precision::bf16) return body(std::type_identity<blinkbert::Cuda<blinkbert::bf16>>());
+#endif
+  return on_device(flags, body);
+}
+
+/// Before a run in `folder`: which precision products have, and the plans that the folder or the user's cache holds.
+template <class Device>
+void begin_on_device(Device&, blinkbert::Precision, const std::filesystem::path&) {}
+/// Where a run is saved: the plans that it used.
+template <class Device>
+void save_plans(Device&, const std::filesystem::path&) {}
+
+#if defined(BLINKBERT_WITH_CUDA)
+template <class Real>
+void begin_on_device(blinkbert::Cuda<Real>& device, blinkbert::Precision precision,
+                     const std::filesystem::path& folder) {
+  if (precision == blinkbert::Precision::tf32) device.use_tf32();
+  auto& products = blinkbert::matrix_products(device);
+  const std::string name = products.device_and_library();
+  products.use(blinkbert::plans_to_use(name, folder / "plans.json", blinkbert::plans_cache(name)));
+}
+template <class Real>
+void save_plans(blinkbert::Cuda<Real>& device, const std::filesystem::path& folder) {
+  const auto& products = blinkbert::matrix_products(device);
+  const blinkbert::PlansFile file{.device = products.device_and_library(), .plans = products.plans()};
+  blinkbert::write_plans(folder / "plans.json", file);
+  blinkbert::keep_plans(blinkbert::plans_cache(file.device), file);
+}
+#endif
+
+}  // namespace programs
