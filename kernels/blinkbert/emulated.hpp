@@ -9,12 +9,13 @@
 
 #include <blinkbert/backend/backend.hpp>
 #include <blinkbert/backend/cpu/gemm.hpp>
+#include <blinkbert/cuda/gelu.cuh>
 #include <blinkbert/cuda/matrix_product.hpp>
 #include <blinkbert/dev/dev.hpp>
 
 namespace blinkbert {
 
-/// bf16 storage with fp32 sums, or fp32 (`Number`). Matrix products, which on a card are cuBLASLt's, are the CPU's, without epilogues.
+/// bf16 storage with fp32 sums, or fp32 (`Number`). Matrix products, which on a card are cuBLASLt's, are the CPU's.
 template <class Number>
 class Emulated {
  public:
@@ -117,10 +118,34 @@ class Operand {
   std::vector<Wide<Number>> wide_;
 };
 
+/// What a library does to the sums of a product before it rounds them.
+template <class Real, class Sum>
+void apply_epilogue(Emulated<Real>& gpu, const MatrixProduct<Real, Sum>& product, float* sums) {
+  const Epilogue epilogue = product.epilogue;
+  if (epilogue == Epilogue::none) return;
+  const std::int64_t size = product.d.size(), N = product.d.extent(1);
+  if (epilogue == Epilogue::times_gelu_slope) {
+    Operand h(gpu.machine(), product.pre_activation);
+    const float* const values = h.in();
+    for (std::int64_t i = 0; i < size; ++i) sums[i] *= kernels::gelu_slope(values[i]);
+    return;
+  }
+  Operand bias(gpu.machine(), View<const Real, 2>(product.bias.data(), {1, product.d.extent(1)}));
+  const float* const values = bias.in();
+  for (std::int64_t i = 0; i < size; ++i) sums[i] += values[i % N];
+  if (epilogue == Epilogue::bias_gelu_kept) {
+    Operand h(gpu.machine(), product.pre_activation);
+    std::copy_n(sums, size, h.out());
+    h.finish();
+  }
+  if (epilogue == Epilogue::bias) return;
+  for (std::int64_t i = 0; i < size; ++i) sums[i] = kernels::gelu(sums[i]);
+}
+
 }  // namespace emulated_detail
 
-/// The bare product by the CPU's; kernels do the rest. Small ones of odd depth are refused, so that tests see kernels
-/// multiply as well.
+/// By the CPU's product. As on a card, some products come with their epilogue (those of an even number of rows), others are
+/// left to `finish`; small ones of odd depth are refused, so that tests see kernels multiply as well.
 template <class Real, class Sum, class Finish>
 bool multiply(Emulated<Real>& gpu, const MatrixProduct<Real, Sum>& product, const Finish& finish) {
   using emulated_detail::Operand;
@@ -129,20 +154,23 @@ bool multiply(Emulated<Real>& gpu, const MatrixProduct<Real, Sum>& product, cons
   if (K % 2 == 1 && std::int64_t{M} * N * K < 5000) return false;
   Operand d(gpu.machine(), product.d);
   Operand a(gpu.machine(), product.a), b(gpu.machine(), product.b);
+  float* const sums = d.out();
   if (product.c) {
     Operand c(gpu.machine(), product.c);
-    const float* from = c.in();
-    if (from != d.out()) std::copy_n(from, product.d.size(), d.out());
+    const float* const from = c.in();
+    if (from != sums) std::copy_n(from, product.d.size(), sums);
   }
   const auto stored = [](const float* data, Storage storage, int columns, int rows) {
     return storage == Storage::as_is ? cpu_detail::as_is(data, columns) : cpu_detail::transposed(data, rows);
   };
   std::vector<float> room(static_cast<std::size_t>(cpu_detail::gemm_room<float>(N, K)));
-  cpu_detail::multiply(d.out(), N, stored(a.in(), product.a_storage, K, M), stored(b.in(), product.b_storage, N, K), M,
-                       N, K, product.c ? cpu_detail::Result::add : cpu_detail::Result::overwrite, room.data(),
+  cpu_detail::multiply(sums, N, stored(a.in(), product.a_storage, K, M), stored(b.in(), product.b_storage, N, K), M, N,
+                       K, product.c ? cpu_detail::Result::add : cpu_detail::Result::overwrite, room.data(),
                        cpu_detail::NoFinish{});
+  const bool does_epilogue = M % 2 == 0;
+  if (does_epilogue) emulated_detail::apply_epilogue(gpu, product, sums);
   d.finish();
-  finish();
+  if (!does_epilogue) finish();
   return true;
 }
 
