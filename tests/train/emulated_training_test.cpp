@@ -20,9 +20,12 @@ Config run_config(Task task) {
   config.train.epochs = 4;
   config.train.batch = task == Task::finetuning ? 8 : 16;
   config.train.accumulate = task == Task::finetuning ? 2 : 1;
-  config.train.rate = 1e-3;
+  config.train.rate = 3e-4;  // AdamW makes steps of the size of the rate from gradients that are rounding alone
   return config;
 }
+
+/// Twelve features, for models that normalise rows as wide as the features: over three, bf16's rounding is felt too much.
+void widen(Config& config) { config.data.features = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"}; }
 
 template <template <class> class Stage, class Device>
 std::vector<double> losses_of(const Config& config, std::optional<std::vector<int>> unfreeze) {
@@ -47,9 +50,7 @@ void check_follows_cpu(const Config& config, std::optional<std::vector<int>> unf
   WARN("largest relative difference of the loss to the CPU's over " << steps << " steps: float " << worst_wide
                                                                     << ", bf16 " << worst_narrow);
   CHECK(worst_wide <= 1e-5);
-  // AdamW makes whole steps of gradients that are rounding alone: with bf16 rounded in one place or another, 20 steps end
-  // up to 3.4 % from the CPU's, in either direction.
-  CHECK(worst_narrow <= 5e-2);
+  CHECK(worst_narrow <= 2e-2);
 }
 
 TEST_CASE("pre-training on the kernels follows the CPU", "[emulated_training]") {
@@ -64,10 +65,10 @@ TEST_CASE("pre-training with an attention upscaling on the kernels follows the C
 
 TEST_CASE("pre-norm pre-training with concatenation on the kernels follows the CPU", "[emulated_training]") {
   Config config = run_config(Task::pretraining);
+  widen(config);
   config.model.upscaling = Upscaling::attention_concatenation;
   config.model.norm = NormOrder::pre;
   config.head.rows = HeadRows::masked;
-  config.train.rate = 3e-4;  // AdamW makes steps of the size of the rate from gradients that are rounding alone
   check_follows_cpu<PretrainingStage>(config);
 }
 
@@ -75,7 +76,7 @@ TEST_CASE("pre-training without upscaling on the kernels follows the CPU", "[emu
   Config config = run_config(Task::pretraining);
   config.model.upscaling = Upscaling::none;
   config.model.width = 12;
-  config.data.features = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"};
+  widen(config);
   check_follows_cpu<PretrainingStage>(config);
 }
 
