@@ -22,6 +22,8 @@
 #include <blinkbert/io/config_file.hpp>
 #include <blinkbert/train/checkpoint.hpp>
 
+#include "flops.hpp"
+
 namespace benchmarks {
 
 using namespace blinkbert;
@@ -174,10 +176,17 @@ double measure_gemm_rate(Device& device, const Sizes& sizes) {
   return 2.0 * T * E * F / (1e6 * quantile(products.ms(), 0.5));
 }
 
-/// The result of one measurement. `flops` of one repetition, which reads B L rows.
+/// What was measured of one repetition, which reads B L rows.
+struct Measured {
+  std::vector<double> ms;
+  double flops;
+  double peak_memory_mib;  // before anything else was measured
+  double gemm_rate;        // GFLOP/s
+};
+
 inline Json make_result(const std::string& program, const Sizes& sizes, const Timing& timing, int threads,
-                        const std::vector<double>& ms, double flops, const std::string& formula, double gemm_rate) {
-  const double median = quantile(ms, 0.5);
+                        const Measured& measured) {
+  const double median = quantile(measured.ms, 0.5);
   return {{"program", program},
           {"library", text("blinkbert ", BLINKBERT_VERSION)},
           {"mode", "blinkbert"},
@@ -193,15 +202,18 @@ inline Json make_result(const std::string& program, const Sizes& sizes, const Ti
           {"N", sizes.N},
           {"upscaling", sizes.upscaling},
           {"norm", sizes.norm},
-          {"repetitions", ms.size()},
-          {"ms", {{"median", median}, {"lower_quartile", quantile(ms, 0.25)}, {"upper_quartile", quantile(ms, 0.75)}}},
+          {"repetitions", measured.ms.size()},
+          {"ms",
+           {{"median", median},
+            {"lower_quartile", quantile(measured.ms, 0.25)},
+            {"upper_quartile", quantile(measured.ms, 0.75)}}},
           {"rows_per_second", 1e3 * sizes.B * sizes.L / median},
-          {"gflop", flops / 1e9},
-          {"gflop_per_second", flops / (1e6 * median)},
-          {"formula", formula},
-          {"gemm_gflop_per_second", gemm_rate},
-          {"peak_memory_mib", peak_memory_mib()},
-          {"all_ms", ms}};
+          {"gflop", measured.flops / 1e9},
+          {"gflop_per_second", measured.flops / (1e6 * median)},
+          {"formula", flops_formula},
+          {"gemm_gflop_per_second", measured.gemm_rate},
+          {"peak_memory_mib", measured.peak_memory_mib},
+          {"all_ms", measured.ms}};
 }
 
 /// Prints a result for people, and writes all of it where a file is named.

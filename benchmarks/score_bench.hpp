@@ -9,7 +9,6 @@
 
 #include <blinkbert/train/predict.hpp>
 
-#include "flops.hpp"
 #include "measure.hpp"
 
 namespace benchmarks {
@@ -78,8 +77,12 @@ void time_scores(const ScoreFlags& flags) {
   }
   const double last = model.last_block() == LastBlock::all ? flags.B * flags.L : flags.B;
   const Flops flops = count_flops(config, flags.B, flags.L, flags.B, last, 1);
-  Json result = make_result("score", flags, flags, device.threads(), passes.ms(), flops.forward, flops_formula,
-                            measure_gemm_rate(device, flags));
+  const double memory = peak_memory_mib();
+  Json result = make_result("score", flags, flags, device.threads(),
+                            {.ms = passes.ms(),
+                             .flops = flops.forward,
+                             .peak_memory_mib = memory,
+                             .gemm_rate = measure_gemm_rate(device, flags)});
   result["last_row"] = flags.last_row;
   report(result, flags);
 }

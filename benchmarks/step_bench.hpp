@@ -10,7 +10,6 @@
 
 #include <blinkbert/train/trainer.hpp>
 
-#include "flops.hpp"
 #include "measure.hpp"
 
 namespace benchmarks {
@@ -113,8 +112,12 @@ void run_step_bench(const StepFlags& flags) {
   const int T = flags.B * flags.L, M = buckets(flags.B, flags.L).batch.M;
   const double read = model.rows() == HeadRows::all ? T : M, last = model.last_block() == LastBlock::all ? T : M;
   const Flops flops = count_flops(config, flags.B, flags.L, read, last, flags.N);
-  Json result = make_result("step", flags, flags, device.threads(), steps.ms(), flops.training, flops_formula,
-                            measure_gemm_rate(device, flags));
+  const double memory = peak_memory_mib();
+  Json result = make_result("step", flags, flags, device.threads(),
+                            {.ms = steps.ms(),
+                             .flops = flops.training,
+                             .peak_memory_mib = memory,
+                             .gemm_rate = measure_gemm_rate(device, flags)});
   result["dropout"] = flags.dropout;
   result["mask_rate"] = flags.mask_rate;
   result["hide"] = flags.hide;

@@ -32,10 +32,11 @@ def add_flags(parser, B):
 
 def repetitions(run, seconds, warmup, per_block=1, wait=lambda: None):
     """Milliseconds of each run(i), i = 0, 1, ...; over a block of `per_block` where more than one, between two waits."""
-    ms, i = [], 0
+    ms, i = [], 1
+    run(0)  # what is compiled is compiled now
+    wait()
     begin = time.perf_counter() + warmup
     end = begin + seconds
-    wait()
     last = time.perf_counter()
     while last < end or len(ms) < 3:
         for _ in range(per_block):
@@ -55,7 +56,12 @@ def rate_of_products(multiply, T, E, wait=lambda: None):
     return 2 * T * E * 4 * E / (1e6 * statistics.median(ms))
 
 
-def report(flags, program, library, mode, ms, **more):
+def peak_memory_mib():
+    """Most memory that the process had, with all that its libraries take."""
+    return float((proc_value("/proc/self/status", "VmHWM") or "0").split()[0]) / 1024
+
+
+def report(flags, program, library, mode, ms, memory, **more):
     quartiles = statistics.quantiles(ms, n=4, method="inclusive")
     result = {
         "program": program, "library": library, "mode": mode, "device": getattr(flags, "device", "cpu"),
@@ -64,7 +70,7 @@ def report(flags, program, library, mode, ms, **more):
         "upscaling": flags.upscaling, "norm": flags.norm, "repetitions": len(ms),
         "ms": {"median": quartiles[1], "lower_quartile": quartiles[0], "upper_quartile": quartiles[2]},
         "rows_per_second": 1e3 * flags.B * flags.L / quartiles[1],
-        "peak_memory_mib": float((proc_value("/proc/self/status", "VmHWM") or "0").split()[0]) / 1024,
+        "peak_memory_mib": memory,
         **more, "all_ms": ms,
     }
     print(f"{library}, {mode}, {result['processor']}, {flags.threads} threads, {flags.dtype}\n"

@@ -96,7 +96,8 @@ def main():
             return 0
         ms = measure.repetitions(lambda i: scorer(batches[i % len(batches)].to(flags.device)).cpu(), flags.seconds,
                                  flags.warmup)
-    measure.report(flags, "score", f"torch {torch.__version__}", flags.mode, ms, last_row=flags.last_row)
+    memory = measure.peak_memory_mib()
+    measure.report(flags, "score", f"torch {torch.__version__}", flags.mode, ms, memory, last_row=flags.last_row)
     return 0
 
 

@@ -245,6 +245,7 @@ def main():
         last["loss"] = loss if is_cuda else loss.item()  # on a GPU nothing waits for it
 
     ms = measure.repetitions(run, flags.seconds, flags.warmup, 20 if is_cuda else 1, wait)
+    memory = measure.peak_memory_mib()
     number = torch.bfloat16 if flags.dtype == "bf16" else flags.number
     T = flags.B * flags.L
     x, weight = (torch.randn(rows, flags.E, device=flags.device, dtype=number) for rows in (T, 4 * flags.E))
@@ -252,7 +253,7 @@ def main():
     gemm = measure.rate_of_products(lambda: torch.mm(x, weight.t(), out=out), T, flags.E, wait)
     more = {"device_memory_mib": torch.cuda.max_memory_allocated() / 2**20,
             "gpu": torch.cuda.get_device_name()} if is_cuda else {}
-    measure.report(flags, "step", f"torch {torch.__version__}", flags.mode, ms, dropout=flags.dropout,
+    measure.report(flags, "step", f"torch {torch.__version__}", flags.mode, ms, memory, dropout=flags.dropout,
                    mask_rate=flags.mask_rate, hide=flags.hide, head_rows=flags.head_rows, last_block=flags.last_block,
                    attn=flags.attn, graph=flags.graph, chosen_rows=len(batches[0].places), loss=float(last["loss"]),
                    gemm_gflop_per_second=gemm, **more)
