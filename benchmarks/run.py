@@ -14,6 +14,7 @@ read takes less, and gives the same numbers), the share of the fastest matrix pr
 peak memory of the process, and the ratio: time of the case's fastest peer over the library's. Rows with the commands go to
 benchmarks/results/<processor or GPU>/.
 
+Sizes are B 64, L 30, 18 features, 4 heads, 4 blocks where a case does not say others; the head reads the masked rows.
 "tuned" peers have malloc keep its memory, and MKL take the path that it has for Intel's processors.
 Exit code: 0 done, 1 a check or a program failed, 2 wrong usage or something is not installed.
 """
@@ -244,7 +245,8 @@ def rows_of(all_runs):
 
 
 def print_table(rows):
-    head = f"{'case':<24}{'':<52}{'ms':>9}  {'quartiles':<19}{'rows/s':>9}{'GFLOP/s':>9}{'% GEMM':>8}{'MiB':>7}{'ratio':>7}"
+    head = (f"{'case':<24}{'':<52}{'ms':>9}  {'quartiles':<19}{'rows/s':>9}{'GFLOP/s':>9}{'% GEMM':>8}{'MiB':>7}"
+            f"{'ratio':>7}")
     print(f"\n{head}\n{'-' * len(head)}")
     last = None
     for row in rows:
@@ -261,7 +263,7 @@ def commit():
     def git(*words):
         return subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, text=True).stdout.strip()
 
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if git("status", "--porcelain") else "")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def write_rows(rows, machine, program, load):

@@ -20,7 +20,7 @@ for peer in "${peers[@]}"; do
     exit 2
   fi
   "venvs/$peer/bin/python" -m pip install --quiet --upgrade "${packages[@]}" || exit 1
-  echo "$peer: $("venvs/$peer/bin/python" -m pip list --format=freeze | grep -E '^(torch|onnx|onnxruntime|openvino)==' | tr '\n' ' ')"
+  "venvs/$peer/bin/python" -m pip list --format=freeze | grep -E '^(torch|onnxruntime|openvino)=='
 done
 
 # MKL, which PyTorch multiplies with, takes a slow path on processors that are not Intel's, unless this function says

@@ -28,9 +28,12 @@ except ImportError as error:
     sys.exit(f"torch_step.py: {error}; install PyTorch for it: bash benchmarks/peers/install.sh torch")
 
 RATE, WEIGHT_DECAY, CLIP = 6.2e-4, 0.0095, 1.0
-# Of losses and gradients. fp32: largest difference over the largest value of a tensor. Others: norm of the difference over
+# Of gradients. fp32: largest difference over the largest value of a tensor. Others: norm of the difference over
 # the norm; rounding alone reaches several per cent in small tensors, another formula some ten.
 TOLERANCES = {"fp64": 1e-5, "fp32": 1e-5, "tf32": 0.05, "bf16": 0.2}
+# Of losses. AdamW's first steps divide a gradient by its own size, which magnifies rounding where it is nearly zero: two
+# updates of a model of width 512 in fp32 reach 2e-5.
+LOSS_TOLERANCES = {"fp64": 1e-4, "fp32": 1e-4, "tf32": 1e-2, "bf16": 0.05}
 BACKENDS = {"efficient": "EFFICIENT_ATTENTION", "math": "MATH", "flash": "FLASH_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
 
 
@@ -183,7 +186,7 @@ def check(flags):
         worst = max(errors, key=errors.get)
         loss_error = max(abs(a / b - 1) for a, b in zip(their_losses, losses))
         result[who] = {"loss_error": loss_error, "gradient_error": errors[worst], "worst": worst}
-        is_good &= max(errors[worst], loss_error) < TOLERANCES[flags.dtype]
+        is_good &= errors[worst] < TOLERANCES[flags.dtype] and loss_error < LOSS_TOLERANCES[flags.dtype]
     print(json.dumps(result))
     return 0 if is_good else 1
 
