@@ -34,7 +34,7 @@ import tempfile
 from dataclasses import dataclass, field, replace
 
 HERE = pathlib.Path(__file__).resolve().parent
-PEERS, VENVS = HERE / "peers", HERE / "peers" / "venvs"
+PEERS, VENVS = HERE / "peers", HERE.parent / "build" / "peers"
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592",
           "MALLOC_TOP_PAD_": "268435456"}
 
