@@ -34,17 +34,19 @@ inline Config small_config(Task task) {
 }
 
 struct SmallData {
-  RowTable table{.N = 3, .x = {}};
+  RowTable table;
   std::vector<NumberedWindow> windows;
 
-  explicit SmallData(int count) {
+  explicit SmallData(int count, int features = 3) : table{.N = features, .x = {}} {
     int start = 0;
     for (int w = 0; w < count; ++w) {
       const int length = 8 - w % 7 % 4;
       const double phase = 2.1 * w, pace = 0.2 + 0.02 * (w % 5);
       for (int l = 0; l < length; ++l) {
-        const double wave = std::sin(phase + pace * l);
-        for (const double slope : {1.0, -0.7, 0.4}) table.x.push_back(static_cast<float>(slope * wave));
+        for (int n = 0; n < features; ++n) {
+          const double slope = n % 3 == 0 ? 1.0 : n % 3 == 1 ? -0.7 : 0.4;
+          table.x.push_back(static_cast<float>(slope * std::sin(phase + pace * l + n / 3)));
+        }
       }
       windows.push_back({.window = {.recording = w,
                                     .start = start,

@@ -17,7 +17,7 @@ namespace blinkbert {
 namespace kernels {
 
 template <class Real, int Chunk, int Chunks>
-BB_KERNEL(32 * norm_warps, norm_residency(Chunk* Chunks))
+BB_KERNEL(32 * norm_warps, norm_residency(Chunk, Chunks))
 layer_norm_forward(LayerNormForward<Real> op) {
   const int T = op.x.extent(0), E = op.x.extent(1);
   const auto gamma = load_row<Chunk, Chunks>(op.gamma), beta = load_row<Chunk, Chunks>(op.beta);
@@ -35,7 +35,7 @@ layer_norm_forward(LayerNormForward<Real> op) {
 }
 
 template <class Real, int Chunk, int Chunks>
-BB_KERNEL(32 * norm_warps, norm_residency(Chunk* Chunks))
+BB_KERNEL(32 * norm_warps, norm_residency(Chunk, Chunks))
 layer_norm_backward(LayerNormBackward<Real> op, View<float, 2> partials) {  // partials [blocks, 2 E]
   const int T = op.x.extent(0), E = op.x.extent(1);
   SharedMemory shared;

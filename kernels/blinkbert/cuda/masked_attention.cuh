@@ -196,9 +196,9 @@ attention_backward(Op op, AttentionShape shape) {
       BB_UNROLL
       for (int r = 0; r < 4; ++r) {
         const int query = strip_column(n, r);
-        P.part[n][r] = query < queries && is_visible[r / 2]
-                           ? exp2((P.part[n][r] - load(at(largest, query))) * scale_log2) * load(at(inverse, query))
-                           : 0;
+        const float most = query < queries ? load(at(largest, query)) : 0;
+        const float share = query < queries ? load(at(inverse, query)) : 0;
+        P.part[n][r] = query < queries && is_visible[r / 2] ? exp2((P.part[n][r] - most) * scale_log2) * share : 0;
         other.part[n][r] = kept(n, r) ? P.part[n][r] * keep_scale : 0;
       }
     }
@@ -239,15 +239,6 @@ void dispatch_attention(int L, int D, const Body& body) {
   });
 }
 
-template <int LT, int DC>
-AttentionShape attention_shape(int B, int L, int H, int D) {
-  const int warps = ceil_div(L, 16);
-  return {.problems = B * H,
-          .warps = warps,
-          .slots = attention_threads(LT, DC) / (warps * warp_size),
-          .width = tile_width(D)};
-}
-
 template <class Real>
 int forward_bytes(const AttentionShape& shape) {
   return shared_bytes<Real>(shape.slots * 3 * 16 * shape.warps * shape.width);
@@ -256,6 +247,15 @@ template <class Real>
 int backward_bytes(const AttentionShape& shape) {
   return shared_bytes<Real>(shape.slots * 4 * 16 * shape.warps * shape.width) +
          shared_bytes<float>(shape.slots * row_floats(16 * shape.warps));
+}
+
+/// As many problems to a block as its threads and its shared memory allow, and at least one.
+template <class Real, int LT, int DC, class Gpu>
+AttentionShape attention_shape(const Gpu& gpu, int B, int L, int H, int D) {
+  AttentionShape shape{.problems = B * H, .warps = ceil_div(L, 16), .slots = 1, .width = tile_width(D)};
+  const int most = attention_threads(LT, DC) / shape.threads(), bytes = backward_bytes<Real>(shape);
+  shape.slots = std::max(1, std::min(most, gpu.most_shared_bytes() / bytes));
+  return shape;
 }
 
 /// Whether a problem fits into the registers of its warps and the shared memory of a block.
@@ -272,7 +272,7 @@ void run_attention_forward(Gpu& gpu, const Op& op) {
   const int B = op.lengths.extent(0), L = Problem<Op>::L(op), H = Problem<Op>::H(op), D = Problem<Op>::D(op);
   if (!fits_into_a_block<Real>(gpu, L, D)) return run_long_forward(gpu, op);
   dispatch_attention<Real>(L, D, [&](auto length, auto columns) {
-    const auto shape = attention_shape<length(), columns()>(B, L, H, D);
+    const auto shape = attention_shape<Real, length(), columns()>(gpu, B, L, H, D);
     launch<attention_forward<Op, Real, length(), columns()>>(
         gpu, {.blocks = shape.blocks(), .threads = shape.threads(), .shared_bytes = forward_bytes<Real>(shape)}, op,
         shape);
@@ -285,7 +285,7 @@ void run_attention_backward(Gpu& gpu, const Op& op) {
   const int B = op.lengths.extent(0), L = Problem<Op>::L(op), H = Problem<Op>::H(op), D = Problem<Op>::D(op);
   if (!fits_into_a_block<Real>(gpu, L, D)) return run_long_backward(gpu, op);
   dispatch_attention<Real>(L, D, [&](auto length, auto columns) {
-    const auto shape = attention_shape<length(), columns()>(B, L, H, D);
+    const auto shape = attention_shape<Real, length(), columns()>(gpu, B, L, H, D);
     launch<attention_backward<Op, Real, length(), columns()>>(
         gpu, {.blocks = shape.blocks(), .threads = shape.threads(), .shared_bytes = backward_bytes<Real>(shape)}, op,
         shape);

@@ -291,7 +291,8 @@ attention_long_keys(Op op, RowResults results, int width) {
         for (int r = 0; r < 4; ++r) {
           const int query = strip_column(n, r);
           const float exponent = (P.part[n][r] - load(at(row_results, query))) * scale_log2;
-          P.part[n][r] = is_visible[r / 2] ? exp2(exponent) * load(at(row_results, R + query)) : 0;
+          const float share = load(at(row_results, R + query));
+          P.part[n][r] = is_visible[r / 2] ? exp2(exponent) * share : 0;
           other.part[n][r] = kept(n, r) ? P.part[n][r] * keep_scale : 0;
         }
       }

@@ -25,7 +25,7 @@ BB_DEVICE std::uint32_t kept_of_branch(const Op& op, int r, int width) {
 }
 
 template <class Real, int Chunk, int Chunks>
-BB_KERNEL(32 * norm_warps, norm_residency(Chunk* Chunks))
+BB_KERNEL(32 * norm_warps, norm_residency(Chunk, Chunks))
 residual_norm_forward(ResidualNormForward<Real> op) {
   const int T = op.x.extent(0), E = op.x.extent(1);
   RowSlice<Chunk, Chunks> gamma{}, beta{};
@@ -57,7 +57,7 @@ residual_norm_forward(ResidualNormForward<Real> op) {
 }
 
 template <class Real, int Chunk, int Chunks>
-BB_KERNEL(32 * norm_warps, norm_residency(Chunk* Chunks))
+BB_KERNEL(32 * norm_warps, norm_residency(Chunk, Chunks))
 residual_norm_backward(ResidualNormBackward<Real> op, View<float, 2> partials) {  // partials [blocks, 2 E]
   const int T = op.dx.extent(0), E = op.dx.extent(1);
   SharedMemory shared;

@@ -9,8 +9,9 @@
 namespace blinkbert::kernels {
 
 inline constexpr int norm_warps = 8;  // rows of a block at a time
-/// Blocks on a multiprocessor: two, but one where a lane's part of the row does not leave it enough registers.
-constexpr int norm_residency(int elements) { return elements <= 16 ? 2 : 1; }
+/// Blocks on a multiprocessor: two, but one where a lane's part of the row does not leave it enough registers (single
+/// elements need a place each).
+constexpr int norm_residency(int chunk, int chunks) { return chunk * chunks <= 16 && chunks < 16 ? 2 : 1; }
 
 struct RowStatistics {
   float mean, rstd;
