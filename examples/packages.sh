@@ -6,7 +6,8 @@
 library_packages=(cmake:cmake ninja-build:ninja g++:g++ libeigen3-dev:eigen3/Eigen/Core
   librandom123-dev:Random123/philox.h libcli11-dev:CLI/CLI.hpp libtomlplusplus-dev:toml++/toml.h
   nlohmann-json3-dev:nlohmann/json.hpp)
-test_packages=(catch2:catch2/catch.hpp libboost-context-dev:boost/context/fiber.hpp)
+test_packages=(catch2:catch2/catch.hpp libboost-context-dev:boost/context/fiber.hpp
+  libbenchmark-dev:benchmark/benchmark.h)
 
 is_there() {
   command -v "$1" >/dev/null || [ -e "/usr/include/$1" ] || [ -e "/usr/local/include/$1" ]

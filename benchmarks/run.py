@@ -1,0 +1,350 @@
+#!/usr/bin/env python3
+"""Compares the library with its peers on this machine: whole training steps and scoring.
+
+    cmake --preset release -D BLINKBERT_BENCHMARKS=ON && cmake --build --preset release
+    bash benchmarks/peers/install.sh
+    python3 benchmarks/run.py --quick          fewer peers, shorter: made for five minutes on two cores
+    python3 benchmarks/run.py                  more peers, longer
+    python3 benchmarks/run.py --grid           many sizes instead of those of the table
+
+For each case it first checks that all compute the same from the same weights without dropout: losses and gradients of
+training steps, or scores. Then it runs them in turn, A B A B, each in a process of its own with the same threads, and prints
+one table: median and quartiles of a repetition, rows/s, GFLOP/s (of what was computed: a last block for the rows that are
+read takes less, and gives the same numbers), the share of the fastest matrix product that any of them reached in this run,
+peak memory of the process, and the ratio: time of the case's fastest peer over the library's. Rows with the commands go to
+benchmarks/results/<processor or GPU>/.
+
+Sizes are B 64, L 30, 18 features, 4 heads, 4 blocks where a case does not say others; the head reads the masked rows.
+"tuned" peers have malloc keep its memory, and MKL take the path that it has for Intel's processors.
+Exit code: 0 done, 1 a check or a program failed, 2 wrong usage or something is not installed.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import pathlib
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field, replace
+
+HERE = pathlib.Path(__file__).resolve().parent
+PEERS, VENVS = HERE / "peers", HERE.parent / "build" / "peers"
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592",
+          "MALLOC_TOP_PAD_": "268435456"}
+
+
+class Failure(Exception):
+    def __init__(self, message, code=1):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    flags: tuple = ()
+    runtime: str = "torch"  # own, torch, onnxruntime, openvino
+    is_tuned: bool = False
+    is_quick: bool = True  # part of --quick and --grid
+    is_checked: bool = True
+
+    def reads_rows(self):
+        """Whether the last block is computed for the rows that are read only."""
+        return self.flags[:2] in (("--last-block", "read"), ("--last-row", "1"))
+
+
+@dataclass(frozen=True)
+class Case:
+    program: str  # step, score
+    name: str
+    flags: tuple
+
+
+@dataclass
+class Runs:
+    """What one contender did in one case, over all rounds."""
+    case: Case
+    contender: Contender
+    command: str = ""
+    results: list = field(default_factory=list)
+
+    def ms(self):
+        return [ms for result in self.results for ms in result["all_ms"]]
+
+
+ALL_ROWS = {"step": ("--last-block", "all"), "score": ("--last-row", "0")}
+ROWS_READ = {"step": ("--last-block", "read"), "score": ("--last-row", "1")}
+
+
+def contenders(program, device):
+    whole, read = ALL_ROWS[program], ROWS_READ[program]
+    less = "last block for rows read"
+    yield Contender("blinkbert", whole, "own")
+    yield Contender(f"blinkbert, {less}", read, "own")
+    if device == "cpu":
+        if program == "step":
+            yield Contender("PyTorch eager, as installed", whole, is_checked=False)  # the tuned one computes the same
+        yield Contender("PyTorch eager, tuned", whole, is_tuned=True)
+        yield Contender("PyTorch compiled, tuned", (*whole, "--mode", "compile"), is_tuned=True, is_quick=False)
+        yield Contender(f"PyTorch eager, tuned, {less}", read, is_tuned=True, is_quick=False)
+        if program == "score":
+            yield Contender("ONNX Runtime", whole, "onnxruntime")
+            yield Contender("OpenVINO", whole, "openvino")
+    elif program == "step":
+        yield Contender("PyTorch eager", whole)
+        yield Contender("PyTorch compiled", (*whole, "--mode", "compile"), is_quick=False)
+        yield Contender("PyTorch max-autotune", (*whole, "--mode", "max-autotune"), is_quick=False)
+        for mode in ("eager", "compile", "max-autotune-no-cudagraphs"):
+            for attention in ("default", "efficient", "math"):
+                yield Contender(f"PyTorch {mode}, {attention} attention, graph",
+                                (*whole, "--mode", mode, "--attn", attention, "--graph", "1"),
+                                is_quick=mode == "compile")
+        yield Contender(f"PyTorch compile, graph, {less}", (*read, "--mode", "compile", "--graph", "1"))
+    else:
+        yield Contender("PyTorch eager", whole)
+        yield Contender("PyTorch compiled", (*whole, "--mode", "compile"), is_quick=False)
+
+
+def table_cases():
+    for E in (512, 64):
+        yield Case("step", f"step, E {E}", ("--E", str(E), "--head-rows", "masked"))
+    for E in (512, 64):
+        for B in (1, 64):
+            yield Case("score", f"score {B}, E {E}", ("--E", str(E), "--B", str(B)))
+
+
+def grid_cases():
+    for E in (32, 64, 128, 256, 512):
+        for L in (16, 30, 64, 128):
+            for B in (1, 16, 64, 256):
+                sizes = ("--E", str(E), "--L", str(L), "--B", str(B))
+                name = f"E {E}, L {L}, B {B}"
+                if B > 1:
+                    yield Case("step", f"step, {name}", (*sizes, "--head-rows", "masked"))
+                yield Case("score", f"score, {name}", sizes)
+
+
+class Bench:
+    def __init__(self, options):
+        self.options = options
+        self.programs = options.build.resolve() / "bin"
+        for program in ("step_bench", "score_bench"):
+            if not (self.programs / program).is_file():
+                raise Failure(f"{self.programs} holds no {program}; build it: cmake --preset release "
+                              "-D BLINKBERT_BENCHMARKS=ON && cmake --build --preset release", 2)
+        self.python = {"torch": options.python or VENVS / "torch" / "bin" / "python"}
+        self.python["onnxruntime"] = self.python["openvino"] = VENVS / "onnx" / "bin" / "python"
+        if not self.python["torch"].is_file():
+            raise Failure(f"PyTorch is not installed in {self.python['torch'].parents[1]}; run: "
+                          "bash benchmarks/peers/install.sh torch (or name an interpreter with --python)", 2)
+        self.threads = options.threads or len(os.sched_getaffinity(0))
+        preload = VENVS / "mkl_as_on_intel.so"
+        self.tuned = {**MALLOC, **({"LD_PRELOAD": str(preload)} if preload.is_file() else {})}
+
+    def run(self, command, environment=()):
+        command = [str(word) for word in command]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **dict(environment)})
+        if done.returncode != 0:
+            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+            raise Failure(f"exit code {done.returncode}: {shlex.join(command)}\n{''.join(last)}")
+        return done.stdout
+
+    def contenders(self, case):
+        is_short = self.options.quick or self.options.grid
+        return [one for one in contenders(case.program, self.options.device)
+                if (one.is_quick or not is_short) and (one.runtime == "own" or self.python[one.runtime].is_file())]
+
+    def command(self, case, contender, work, *flags):
+        common = (*case.flags, *contender.flags, "--threads", self.threads, "--dtype", self.options.dtype)
+        device = ("--device", self.options.device)
+        if contender.runtime == "own":
+            return [self.programs / f"{case.program}_bench", *common, *device, *flags]
+        if contender.runtime == "torch":
+            return [self.python["torch"], PEERS / f"torch_{case.program}.py", *common, *device, *flags]
+        return [self.python[contender.runtime], PEERS / "onnx_score.py", "--runtime", contender.runtime, "--graph",
+                work / "graph.onnx", *common, *flags]
+
+    def environment(self, contender):
+        return self.tuned if contender.is_tuned else {}
+
+    def check(self, case, work):
+        """Every peer against the library's variant that computes the same rows."""
+        found = self.contenders(case)
+        no_dropout = ("--dropout", "0") if case.program == "step" else ()
+        folders = {}
+        for own in (one for one in found if one.runtime == "own"):
+            folders[own.reads_rows()] = folder = work / ("read" if own.reads_rows() else "all")
+            self.run(self.command(case, own, work, *no_dropout, "--check", folder))
+            if not any(one.reads_rows() == own.reads_rows() for one in found if one.runtime != "own"):
+                plain = Contender("PyTorch eager", own.flags)
+                self.check_one(case, plain, work, folder)
+        if any(one.runtime in ("onnxruntime", "openvino") for one in found):
+            self.run([self.python["torch"], PEERS / "torch_score.py", "--weights",
+                      folders[False] / "weights.safetensors", *ALL_ROWS["score"], "--export", work / "graph.onnx"])
+        for peer in found:
+            if peer.runtime != "own" and peer.is_checked:
+                self.check_one(case, peer, work, folders[peer.reads_rows()])
+
+    def check_one(self, case, peer, work, folder):
+        flags = peer.flags[: peer.flags.index("--graph")] if "--graph" in peer.flags else peer.flags  # the same kernels
+        output = self.run(self.command(case, replace(peer, flags=flags), work, "--check", folder),
+                          self.environment(peer))
+        found = json.loads(output.splitlines()[-1])
+        errors = [f"{who} {kind.split('_')[0]} {value:.0e}" for who in ("ours", "peer")
+                  for kind, value in found.get(who, {}).items() if kind.endswith("_error")]
+        print(f"  same numbers as {peer.name}: {', '.join(errors)}", flush=True)
+
+    def time(self, case, work):
+        """Everyone in turn, as often as there are rounds."""
+        seconds = ("--seconds", self.options.seconds / self.options.rounds, "--warmup", self.options.warmup)
+        all_runs = [Runs(case, contender) for contender in self.contenders(case)]
+        for _ in range(self.options.rounds):
+            for runs in all_runs:
+                command = [str(word) for word in self.command(case, runs.contender, work, *seconds)]
+                environment = self.environment(runs.contender)
+                self.run([*command, "--json", work / "result.json"], environment)
+                words = [f"{name}={value}" for name, value in environment.items()] + command
+                runs.command = shlex.join(words).replace(f"{HERE.parent}/", "").replace(f"{work}/", "")
+                runs.results.append(json.loads((work / "result.json").read_text()))
+        return all_runs
+
+
+def rows_of(all_runs):
+    """The table. The rate of matrix products is the best that anyone measured at the same width."""
+    best_peer, gemm, gflop = {}, {}, {}
+    for runs in all_runs:
+        case, result, median = runs.case, runs.results[0], statistics.median(runs.ms())
+        if runs.contender.runtime == "own":
+            gflop[case, runs.contender.reads_rows()] = result["gflop"]
+        else:
+            best_peer[case] = min(median, best_peer.get(case, median))
+        rates = [one["gemm_gflop_per_second"] for one in runs.results if "gemm_gflop_per_second" in one]
+        if rates and result["B"] > 1:
+            gemm[result["E"]] = max(statistics.median(rates), gemm.get(result["E"], 0))
+    for runs in all_runs:
+        case, result, ms = runs.case, runs.results[0], runs.ms()
+        low, median, high = statistics.quantiles(ms, n=4, method="inclusive")
+        rate = 1e3 * gflop[case, runs.contender.reads_rows()] / median
+        is_own = runs.contender.runtime == "own"
+        yield {
+            "case": case.name, "who": runs.contender.name, "library": result["library"],
+            "threads": result["threads"], "dtype": result["dtype"], "repetitions": len(ms), "ms": median,
+            "lower_quartile": low, "upper_quartile": high,
+            "rows_per_second": 1e3 * result["B"] * result["L"] / median, "gflop_per_second": rate,
+            "percent_of_gemm": 100 * rate / gemm[result["E"]] if result["E"] in gemm else None,
+            "peak_memory_mib": max(one.get("device_memory_mib", one["peak_memory_mib"]) for one in runs.results),
+            "ratio": best_peer[case] / median if is_own and case in best_peer else None,
+            "command": runs.command,
+        }
+
+
+def print_table(rows):
+    head = (f"{'case':<24}{'':<52}{'ms':>9}  {'quartiles':<19}{'rows/s':>9}{'GFLOP/s':>9}{'% GEMM':>8}{'MiB':>7}"
+            f"{'ratio':>7}")
+    print(f"\n{head}\n{'-' * len(head)}")
+    last = None
+    for row in rows:
+        quartiles = f"[{row['lower_quartile']:.4g}, {row['upper_quartile']:.4g}]"
+        percent = "" if row["percent_of_gemm"] is None else f"{row['percent_of_gemm']:.0f}"
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        name = row["case"] if row["case"] != last else ""
+        last = row["case"]
+        print(f"{name:<24}{row['who']:<52}{row['ms']:>9.4g}  {quartiles:<19}{row['rows_per_second']:>9.3g}"
+              f"{row['gflop_per_second']:>9.4g}{percent:>8}{row['peak_memory_mib']:>7.0f}{ratio:>7}")
+
+
+def commit():
+    def git(*words):
+        return subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, text=True).stdout.strip()
+
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def write_rows(rows, machine, program, load):
+    folder = HERE / "results" / re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{program}.csv"
+    stamp = {"commit": commit(), "date": datetime.date.today().isoformat(), "load": load}
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [*stamp, *rows[0]], lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        for row in rows:
+            numbers = {key: f"{value:.5g}" for key, value in row.items() if isinstance(value, float)}
+            writer.writerow({**stamp, **row, **numbers})
+    print(f"{path.relative_to(HERE.parent)}: {len(rows)} rows")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
+                                     epilog="See the top of this file for what is done.")
+    parser.add_argument("--build", type=pathlib.Path, default=HERE.parent / "build" / "release",
+                        help="build folder of the benchmarks (build/release)")
+    parser.add_argument("--python", type=pathlib.Path, help="interpreter with torch, numpy and safetensors (and onnx, "
+                        "onnxscript for the runtimes) instead of the installed one")
+    parser.add_argument("--quick", action="store_true", help="fewer peers, shorter")
+    parser.add_argument("--grid", action="store_true", help="many sizes instead of those of the table")
+    parser.add_argument("--only", choices=["step", "score"], help="one half")
+    parser.add_argument("--case", help="only cases whose name contains this")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], help="fp32 on the CPU, bf16 with CUDA")
+    parser.add_argument("--threads", type=int, default=0, help="0 takes all")
+    parser.add_argument("--seconds", type=float, help="measured for each contender, over all rounds (10; quick 2.5)")
+    parser.add_argument("--warmup", type=float, help="seconds before each measurement (3; quick 0.5)")
+    parser.add_argument("--rounds", type=int, help="turns (4; quick 2)")
+    options = parser.parse_args()
+    is_short = options.quick or options.grid
+    options.dtype = options.dtype or ("fp32" if options.device == "cpu" else "bf16")
+    for name, short, long in (("seconds", 2.5, 10), ("warmup", 0.5, 3), ("rounds", 2, 4)):
+        if getattr(options, name) is None:
+            setattr(options, name, short if is_short else long)
+    return options
+
+
+def main():
+    options = parse()
+    bench = Bench(options)
+    cases = [case for case in (grid_cases() if options.grid else table_cases())
+             if options.only in (None, case.program) and (options.case or "") in case.name]
+    if not cases:
+        raise Failure(f"no case is called anything with \"{options.case}\"", 2)
+    has_scores = any(case.program == "score" for case in cases)
+    if options.device == "cpu" and has_scores and not bench.python["openvino"].is_file():
+        print("ONNX Runtime and OpenVINO are not installed and left out; to have them: "
+              "bash benchmarks/peers/install.sh onnx")
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"the machine is busy (load {load:.1f}): times will be disturbed")
+    all_runs = []
+    for case in cases:
+        print(case.name, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            work = pathlib.Path(folder)
+            bench.check(case, work)
+            all_runs += bench.time(case, work)
+    rows = list(rows_of(all_runs))
+    print_table(rows)
+    result = [one for runs in all_runs for one in runs.results]
+    machine = next((one["gpu"] for one in result if "gpu" in one), result[0]["processor"])
+    print(f"\n{machine}, {bench.threads} threads, {options.dtype}; GFLOP: {result[0]['formula']}")
+    for program in dict.fromkeys(case.program for case in cases):
+        names = {case.name for case in cases if case.program == program}
+        write_rows([row for row in rows if row["case"] in names], machine, program, f"{load:.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Failure as failure:
+        print(f"run.py: {failure}", file=sys.stderr)
+        sys.exit(failure.code)
+    except KeyboardInterrupt:
+        sys.exit(130)

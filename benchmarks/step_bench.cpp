@@ -1,0 +1,27 @@
+// Times one whole training step of the pre-training model on random rows.
+
+#include <blinkbert/backend/cpu.hpp>
+
+#include "../examples/instantiations.hpp"
+#include "flags.hpp"
+#include "step_bench.hpp"
+
+int main(int argc, char** argv) {
+  using namespace benchmarks;
+  StepFlags flags;
+  CLI::App app("Times a training step (batch, forward, loss, backward, clipping, AdamW) on random rows", "step_bench");
+  add_size_flags(app, flags);
+  app.add_option("--dropout", flags.dropout, "Everywhere in the model")->capture_default_str();
+  app.add_option("--mask-rate", flags.mask_rate, "Share of the rows that are chosen")->capture_default_str();
+  app.add_option("--hide", flags.hide, "1: chosen rows are hidden as keys")
+      ->check(CLI::Range(0, 1))
+      ->capture_default_str();
+  app.add_option("--head-rows", flags.head_rows, "head.rows: all, masked")->capture_default_str();
+  app.add_option("--last-block", flags.last_block, "model.last_block: all, read")->capture_default_str();
+  add_timing_flags(app, flags,
+                   "Time nothing: leave weights, batches, losses and gradients of a few steps in this folder");
+  return programs::run_program(app, argc, argv, [&] {
+    run_step_bench<Cpu<float>>(flags);
+    return programs::good;
+  });
+}
