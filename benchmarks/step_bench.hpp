@@ -82,10 +82,13 @@ void run_step_bench(const StepFlags& flags) {
     write_weights(device, model.parameters(), config, flags.check / "weights.safetensors");
     Safetensors ours;
     int steps = 0;
-    trainer.train({.after_step =
-                       [&](const StepReport& step) {
+    float loss = 0;
+    trainer.train({.after_step = [&](const StepReport& step) { loss = static_cast<float>(step.loss); },
+                   .should_stop = [&] { return steps == check_steps; },
+                   .should_save = [] { return true; },
+                   .save =
+                       [&] {
                          add_batch(ours.tensors, device, buckets(flags.B, flags.L).batch, steps);
-                         const auto loss = static_cast<float>(step.loss);
                          ours.tensors[text("loss.", steps)] = Tensor::of<float>({}, std::span(&loss, 1));
                          if (steps == 0) {
                            const auto& set = model.parameters();
@@ -93,8 +96,7 @@ void run_step_bench(const StepFlags& flags) {
                                                              to_host(device, set.gradients()));
                          }
                          ++steps;
-                       },
-                   .should_stop = [&] { return steps == check_steps; }});
+                       }});
     write_safetensors(flags.check / "ours.safetensors", ours);
     std::cout << flags.check.string() << ": " << check_steps << " steps, " << ours.tensors.size() << " tensors\n";
     return;

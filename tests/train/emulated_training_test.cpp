@@ -29,7 +29,8 @@ void widen(Config& config) { config.data.features = {"a", "b", "c", "d", "e", "f
 
 template <template <class> class Stage, class Device>
 std::vector<double> losses_of(const Config& config, std::optional<std::vector<int>> unfreeze) {
-  TrainingCase<Stage<Device>> run(config, SmallData(75, static_cast<int>(config.data.features.size())), 1, std::move(unfreeze));
+  TrainingCase<Stage<Device>> run(config, SmallData(75, static_cast<int>(config.data.features.size())), 1,
+                                  std::move(unfreeze));
   run.train();
   return run.losses;
 }
