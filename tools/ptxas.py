@@ -64,7 +64,7 @@ def rows_of(kernels):
 
 def nvcc_version():
     out = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
-    return re.search(r"V(\S+)", out)[1]
+    return re.search(r", V(\S+)", out)[1]
 
 
 def write_table(path, version, rows):

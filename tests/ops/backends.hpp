@@ -1,7 +1,8 @@
 #pragma once
 
 // The backends that every op test runs on, and the stage an op is run on: guarded memory on the device, every op run twice.
-// Every test is compiled twice: for the CPU, and with BLINKBERT_TEST_EMULATED for the CUDA kernels on the emulator.
+// Every test is compiled for the CPU, with BLINKBERT_TEST_EMULATED for the CUDA kernels on the emulator, and, where nvcc is
+// found, with BLINKBERT_TEST_CUDA for the kernels on a card (gpu_tests).
 
 #include <array>
 #include <cstddef>
@@ -18,6 +19,8 @@
 
 #if defined(BLINKBERT_TEST_EMULATED)
 #include <blinkbert/emulated.hpp>
+#elif defined(BLINKBERT_TEST_CUDA)
+#include <blinkbert/cuda.hpp>
 #else
 #include <blinkbert/backend/cpu.hpp>
 #endif
@@ -37,6 +40,16 @@ template <>
 struct BackendName<Emulated<bf16>> {
   static constexpr const char* value = "Emulated<bf16>";
 };
+#elif defined(BLINKBERT_TEST_CUDA)
+using Backends = std::tuple<Cuda<float>, Cuda<bf16>>;
+template <>
+struct BackendName<Cuda<float>> {
+  static constexpr const char* value = "Cuda<float>";
+};
+template <>
+struct BackendName<Cuda<bf16>> {
+  static constexpr const char* value = "Cuda<bf16>";
+};
 #else
 using Backends = std::tuple<Cpu<float>, Cpu<double>>;
 template <>
@@ -52,8 +65,8 @@ struct BackendName<Cpu<double>> {
 /// Thread counts every case runs with.
 template <class Device>
 std::vector<int> thread_counts() {
-#if defined(BLINKBERT_TEST_EMULATED)
-  return {1};  // threads decide nothing there (tests/emulator/); the two runs of every op have different schedules
+#if defined(BLINKBERT_TEST_EMULATED) || defined(BLINKBERT_TEST_CUDA)
+  return {1};  // threads decide nothing there (tests/emulator/); on the emulator the two runs have different schedules
 #else
   return {1, 2};
 #endif
