@@ -176,6 +176,13 @@ double measure_gemm_rate(Device& device, const Sizes& sizes) {
   return 2.0 * T * E * F / (1e6 * quantile(products.ms(), 0.5));
 }
 
+/// Threads of the host that a device computes with.
+template <class Device>
+int threads_of(const Device& device) {
+  if constexpr (requires { device.threads(); }) return device.threads();
+  return 1;
+}
+
 /// What was measured of one repetition, which reads B L rows.
 struct Measured {
   std::vector<double> ms;

@@ -78,7 +78,7 @@ void time_scores(const ScoreFlags& flags) {
   const double last = model.last_block() == LastBlock::all ? flags.B * flags.L : flags.B;
   const Flops flops = count_flops(config, flags.B, flags.L, flags.B, last, 1);
   const double memory = peak_memory_mib();
-  Json result = make_result("score", flags, flags, device.threads(),
+  Json result = make_result("score", flags, flags, threads_of(device),
                             {.ms = passes.ms(),
                              .flops = flops.forward,
                              .peak_memory_mib = memory,

@@ -115,7 +115,7 @@ void run_step_bench(const StepFlags& flags) {
   const double read = model.rows() == HeadRows::all ? T : M, last = model.last_block() == LastBlock::all ? T : M;
   const Flops flops = count_flops(config, flags.B, flags.L, read, last, flags.N);
   const double memory = peak_memory_mib();
-  Json result = make_result("step", flags, flags, device.threads(),
+  Json result = make_result("step", flags, flags, threads_of(device),
                             {.ms = steps.ms(),
                              .flops = flops.training,
                              .peak_memory_mib = memory,
