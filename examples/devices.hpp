@@ -16,47 +16,48 @@
 
 namespace programs {
 
-/// Whether `--device` asks for a CUDA device that is there; throws InputError where "cuda" asks for one that is not.
-inline bool uses_cuda(const CommonFlags& flags) {
+/// Whether a program runs on a CUDA device; throws InputError where "cuda" asks for one that is not there. "auto" takes it
+/// for the precisions that the CPU does not have only: in fp32 the CPU is what the committed results were made on.
+inline bool uses_cuda(const CommonFlags& flags, [[maybe_unused]] blinkbert::Precision precision) {
 #if defined(BLINKBERT_WITH_CUDA)
   if (flags.device == "cpu") return false;
   const std::string obstacle = blinkbert::cuda_obstacle();
   if (flags.device == "cuda" && !obstacle.empty()) {
     throw blinkbert::InputError("--device cuda: " + obstacle + "; use cpu or auto");
   }
-  return obstacle.empty();
+  return obstacle.empty() && (flags.device == "cuda" || precision != blinkbert::Precision::fp32);
 #else
   if (flags.device == "cuda") throw blinkbert::InputError("--device cuda: this build has no CUDA; use cpu or auto");
   return false;
 #endif
 }
 
-/// Calls body(std::type_identity<Device>()) with the backend in fp32 that `--device` names.
+/// Calls body(std::type_identity<Device>()) with the backend that `--device` names and that works in float.
 template <class Body>
-int on_device(const CommonFlags& flags, const Body& body) {
+int on_float_device(const CommonFlags& flags, blinkbert::Precision precision, const Body& body) {
 #if defined(BLINKBERT_WITH_CUDA)
-  if (uses_cuda(flags)) return body(std::type_identity<blinkbert::Cuda<float>>());
+  if (uses_cuda(flags, precision)) return body(std::type_identity<blinkbert::Cuda<float>>());
 #endif
-  uses_cuda(flags);
+  uses_cuda(flags, precision);
   return body(std::type_identity<blinkbert::Cpu<float>>());
 }
 
 /// Throws InputError where the device that `--device` names does not train in this precision.
 inline void check_device(const CommonFlags& flags, blinkbert::Precision precision) {
-  if (!uses_cuda(flags) && precision != blinkbert::Precision::fp32) {
+  if (!uses_cuda(flags, precision) && precision != blinkbert::Precision::fp32) {
     throw blinkbert::InputError(
         blinkbert::text("train.precision = \"", blinkbert::spell(precision), "\": the CPU trains in \"fp32\""));
   }
 }
 
-/// The same for training: with the backend that `--device` and `train.precision` name.
+/// The same for training, in any precision.
 template <class Body>
 int on_device(const CommonFlags& flags, blinkbert::Precision precision, const Body& body) {
   check_device(flags, precision);
 #if defined(BLINKBERT_WITH_CUDA)
   if (precision == blinkbert::Precision::bf16) return body(std::type_identity<blinkbert::Cuda<blinkbert::bf16>>());
 #endif
-  return on_device(flags, body);
+  return on_float_device(flags, precision, body);
 }
 
 /// Before a run in `folder`: which precision products have, and the plans that the folder or the user's cache holds.

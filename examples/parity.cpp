@@ -223,6 +223,7 @@ int main(int argc, char** argv) {
   programs::add_device_flags(app, flags);
   programs::add_output_flags(app, flags);
   return programs::run_program(app, argc, argv, [&] {
-    return programs::on_device(flags, [&]<class Device>(std::type_identity<Device>) { return parity<Device>(flags); });
+    return programs::on_float_device(flags, Precision::fp32,
+                                     [&]<class Device>(std::type_identity<Device>) { return parity<Device>(flags); });
   });
 }

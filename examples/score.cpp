@@ -93,7 +93,7 @@ int main(int argc, char** argv) {
   programs::add_device_flags(app, flags);
   programs::add_output_flags(app, flags);
   return programs::run_program(app, argc, argv, [&] {
-    return programs::on_device(flags, [&]<class Device>(std::type_identity<Device>) {
+    return programs::on_float_device(flags, Precision::fp32, [&]<class Device>(std::type_identity<Device>) {
       return score<Device>(flags, checkpoint, data, out, prints_config);
     });
   });
