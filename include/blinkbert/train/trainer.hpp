@@ -5,19 +5,17 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <compare>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <optional>
 #include <span>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <blinkbert/train/buckets.hpp>
 #include <blinkbert/train/freezing.hpp>
+#include <blinkbert/train/graphs.hpp>
 #include <blinkbert/train/schedule.hpp>
 #include <blinkbert/train/stage.hpp>
 
@@ -93,7 +91,8 @@ class Trainer {
         buckets_(buckets),
         windows_(std::move(windows)),
         config_(config),
-        unfreeze_(std::move(unfreeze)) {
+        unfreeze_(std::move(unfreeze)),
+        graphs_(config.graph) {
     if (windows_.empty())
       throw InputError(
           "no training windows: the training drivers' recordings are all shorter than data.min_length or have no "
@@ -185,10 +184,8 @@ class Trainer {
       segment.skips_before = skips;
     }
     upload(device_, segments_view(), set().segments().data());
-    if constexpr (CapturesGraphs<Device>) {
-      if (lowest_group() != captured_group_) graphs_.clear();
-      captured_group_ = lowest_group();
-    }
+    if (lowest_group() != captured_group_) graphs_.clear();
+    captured_group_ = lowest_group();
   }
 
   /// Issues all that a step does, its results' way to the host included; waits for nothing but room in the staging memory.
@@ -236,7 +233,7 @@ class Trainer {
       auto& bucket = buckets_(static_cast<int>(items.size()), longest(items));
       loader_.load(device_, bucket.batch, items);
       const auto first_sequence = static_cast<std::uint32_t>(begin);
-      run_or_replay({bucket.batch.B(), bucket.batch.L(), bucket.batch.M, normaliser, first_sequence}, [&] {
+      graphs_.run(device_, {bucket.batch.B(), bucket.batch.L(), bucket.batch.M, normaliser, first_sequence}, [&] {
         const ModelInput<Real> input = stage_.prepare(device_, bucket.batch, now_view());
         Pass pass = bucket.batch.pass(Mode::training, config_.seed, t, first_sequence);
         pass.now = now_view();
@@ -246,7 +243,7 @@ class Trainer {
         model_.backward(device_, pass, bucket.saved, lowest_group());
       });
     }
-    run_or_replay({}, [&] { run_optimizer(); });
+    graphs_.run(device_, {}, [&] { run_optimizer(); });
 
     device_.download_later(reinterpret_cast<std::byte*>(one.sums()),
                            reinterpret_cast<const std::byte*>(objective.sums().data()),
@@ -276,31 +273,6 @@ class Trainer {
                              .statistics_before = statistics_before(),
                              .weight_decay = static_cast<float>(config_.weight_decay),
                              .clip = static_cast<float>(config_.clip)});
-  }
-
-  /// What an issued body depends on beside memory that stays where it is: sizes, and scalars that stand in its ops.
-  struct GraphKey {
-    int B = 0, L = 0, M = 0;
-    std::int64_t normaliser = 0;
-    std::uint32_t first_sequence = 0;
-    auto operator<=>(const GraphKey&) const = default;
-  };
-
-  /// On a device that captures graphs the body is captured when it comes for the second time (by then it has the
-  /// workspace it needs), and replayed from then on.
-  template <class Body>
-  void run_or_replay([[maybe_unused]] const GraphKey& key, const Body& body) {
-    if constexpr (CapturesGraphs<Device>) {
-      if (config_.graph && (graphs_.contains(key) || graphs_.size() < most_graphs)) {
-        auto& graph = graphs_[key];
-        if (graph.was_issued) {
-          if (!graph.captured) graph.captured = device_.capture(body);
-          return device_.replay(*graph.captured);
-        }
-        graph.was_issued = true;
-      }
-    }
-    body();
   }
 
   void report_all(const TrainerHooks& hooks) {
@@ -403,22 +375,6 @@ class Trainer {
   };
   static constexpr std::int64_t steps_under_way = Device::is_asynchronous ? 2 : 1;
 
-  /// Few sizes fill an epoch; bodies of further ones are issued op by op.
-  static constexpr std::size_t most_graphs = 64;
-  template <class D>
-  struct Captured {
-    bool was_issued = false;
-    std::optional<typename D::Graph> captured;
-  };
-  template <class D>
-  static auto no_graphs() {
-    if constexpr (CapturesGraphs<D>) {
-      return std::map<GraphKey, Captured<D>>();
-    } else {
-      return std::monostate();
-    }
-  }
-
   Device& device_;
   Model& model_;
   Stage& stage_;
@@ -437,8 +393,8 @@ class Trainer {
 
   std::array<StepUnderWay, steps_under_way> under_way_;
   std::int64_t issued_ = 0, reported_ = 0;
-  [[no_unique_address]] decltype(no_graphs<Device>()) graphs_;
-  int captured_group_ = -1;
+  Graphs<Device> graphs_;
+  int captured_group_ = -1;  // lowest group that trains in the graphs
 };
 
 }  // namespace blinkbert
