@@ -335,6 +335,14 @@ Number contract_loss(const ModelCase& one, const Parameters<Number>& parameters,
   return sum / Number(count * weight_sum);
 }
 
+/// The loss of a step of `count` rows or sequences, read from the device.
+template <class Objective, class Device>
+double loss_of(Device& device, const Objective& objective, std::int64_t count) {
+  std::vector<Wide<typename Device::Real>> sums(static_cast<std::size_t>(objective.sums().size()));
+  download(device, sums.data(), objective.sums());
+  return objective.loss(sums.data(), count);
+}
+
 template <class Objective, class Device>
 double run_objective(ModelBench<Device>& bench, Objective& objective, std::int64_t count) {
   objective.begin_step(bench.device, count);
@@ -343,9 +351,7 @@ double run_objective(ModelBench<Device>& bench, Objective& objective, std::int64
   objective.run_loss(bench.device, bench.batch, bench.model.rows(), bench.saved.doutput.rows(0, output.extent(0)),
                      output);
   bench.model.backward(bench.device, pass, bench.saved);
-  std::vector<Wide<typename Device::Real>> sums(static_cast<std::size_t>(objective.sums().size()));
-  download(bench.device, sums.data(), objective.sums());
-  return objective.loss(sums.data(), count);
+  return loss_of(bench.device, objective, count);
 }
 
 TEST_CASE("the objectives' losses and gradients are the contract's") {
@@ -452,7 +458,9 @@ TEST_CASE("two micro-batches accumulate to the gradients of one large batch") {
         }
         bench.model.backward(bench.device, pass, bench.saved);
       }
-      const double loss = one.task == Task::finetuning ? score.loss(bench.device) : masked.loss(bench.device);
+      const double loss = one.task == Task::finetuning
+                              ? loss_of(bench.device, score, whole.B())
+                              : loss_of(bench.device, masked, static_cast<std::int64_t>(whole.selected.size()));
       return std::pair{loss, bench.gradients()};
     };
     const auto [loss, gradients] = accumulate({0, 4});
