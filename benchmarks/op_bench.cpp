@@ -190,7 +190,8 @@ void sum_of_squares(benchmark::State& state, int E) {
   const int P = parameters(E);
   bench.time(SumOfSquares<Real>{.sum = bench.constant(0.0, 1),
                                 .gradients = bench.random<Wide<Real>>(P),
-                                .segments = bench.constant(Segment{.begin = 0, .end = P}, 1)},
+                                .segments = bench.constant(Segment{.begin = 0, .end = P}, 1),
+                                .now = bench.constant(StepValues{}, 1)},
              1.0 * P, 0);
 }
 
@@ -206,8 +207,7 @@ void adamw(benchmark::State& state, int E) {
                          .gradients = bench.random<Wide<Real>>(P),
                          .segments = bench.constant(Segment{.begin = 0, .end = P, .decays = true}, 1),
                          .sum_of_squares = bench.constant(1.0, 1),
-                         .step = 1000,
-                         .rate = 6.2e-4f,
+                         .now = bench.constant(StepValues{.step = 1000, .rate = 6.2e-4f}, 1),
                          .weight_decay = 0.0095f},
              7.0 * P, 0);
 }
