@@ -48,23 +48,24 @@ void train(Case& one, RunFolder& folder, int steps) {
   const auto save = [&] {
     folder.save(one.device, one.trainer, one.model.parameters(), header_of(one.config), "backbone");
   };
-  one.train({.evaluate =
-                 [&] {
-                   return Metrics{{"mae", one.trainer.state().epoch == 2 ? 1.0 : 2.0}};
-                 },
-             .after_step = {},
-             .after_epoch =
-                 [&](const EpochReport& report) {
-                   // Lines of lengths that no other run has, as times make them.
-                   static int lines = 0;
-                   folder.log({{"event", "epoch"},
-                               {"epoch", report.epoch},
-                               {"time", std::string(static_cast<std::size_t>(++lines), 'x')}});
-                   save();
-                 },
-             .should_stop = [&] { return --steps == 0; },
-             .should_save = [] { return true; },
-             .save = save});
+  const TrainerEnd end = one.train({.evaluate =
+                                        [&] {
+                                          return Metrics{{"mae", one.trainer.state().epoch == 2 ? 1.0 : 2.0}};
+                                        },
+                                    .after_step = {},
+                                    .after_epoch =
+                                        [&](const EpochReport& report) {
+                                          // Lines of lengths that no other run has, as times make them.
+                                          static int lines = 0;
+                                          folder.log({{"event", "epoch"},
+                                                      {"epoch", report.epoch},
+                                                      {"time", std::string(static_cast<std::size_t>(++lines), 'x')}});
+                                          save();
+                                        },
+                                    .should_stop = [&] { return --steps == 0; },
+                                    .should_save = [] { return true; },
+                                    .save = save});
+  if (end == TrainerEnd::stopped) save();
 }
 
 std::vector<std::string> names_in(const std::filesystem::path& folder) {
