@@ -77,7 +77,7 @@ mutant gathered_attention $cuda/attention_rows.cuh 's#load(at(op.offsets, b + 1)
 mutant gathered_attention $cuda/masked_attention.cuh 's#multiply_transposed(P, k, first, q, queries)#multiply_transposed(P, k, first, q, queries - 16)#' 'the last tile of queries left out'
 
 # --- narrow_block ------------------------------------------------------------------------------------------------------
-mutant narrow_block $cuda/narrow_block.cuh 's#  sync_block();  // delta of all queries is there##' 'no barrier between queries and keys'
+mutant narrow_block $cuda/narrow_block.cuh 's#sync_block(); *// delta of all queries is there##' 'no barrier between queries and keys'
 mutant narrow_block $cuda/narrow_block.cuh 's#    sync_block();  // the room is free##' 'the next sequence too early'
 mutant narrow_block $cuda/narrow_block.cuh 's#is_first ? value : load(place) + value#value#' 'gradients of the last sequence only'
 mutant narrow_block $cuda/narrow_block.cuh 's#dk\[d\] \* scale#dk[d]#' 'dk without the scale'

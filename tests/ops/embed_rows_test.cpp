@@ -33,6 +33,7 @@ const Case cases[] = {{{1}, 1, 1, 0, 1, 1},
                       {{2, 1}, 2, 30, 3, 520, 2},
                       {{2, 1}, 2, 3, 0, 301, 2},
                       {repeated({2, 1, 2, 0}, 75), 2, 9, 8, 24, 2},
+                      {std::vector<int>(30, 25), 30, 9, 0, 33, 30},   // more rows than blocks take at a time
                       {std::vector<int>(60, 26), 30, 9, 0, 64, 30}};  // enough work for several threads
 
 template <class Real>
