@@ -15,6 +15,7 @@ data=${DATA:+$(realpath -- "$DATA")} config=${CONFIG:+$(realpath -- "$CONFIG")}
 runs=$(realpath -m -- "${RUNS:-$(dirname "${BASH_SOURCE[0]}")/../runs/quickstart-$(date +%Y%m%d-%H%M%S)}")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source examples/packages.sh
+without_cuda=()
 
 # The [data] section for a CSV, guessed from its header; what no guess fits is left for the user to choose from.
 suggest_data_section() {
@@ -56,7 +57,9 @@ if [ -z "$data" ] && [ -n "$config" ]; then
 fi
 
 need_packages "${library_packages[@]}"
-cmake --preset release -D BLINKBERT_PROGRAMS=ON -D BLINKBERT_TESTS=OFF >&2
+# Kernels for a GPU take minutes to compile and are not used here; a build that has them keeps them.
+[ -e build/release/CMakeCache.txt ] || without_cuda=(-D BLINKBERT_CUDA=OFF)
+cmake --preset release -D BLINKBERT_PROGRAMS=ON -D BLINKBERT_TESTS=OFF "${without_cuda[@]}" >&2
 cmake --build --preset release --parallel "$(nproc)" \
   --target blinkbert_pretrain blinkbert_finetune blinkbert_score blinkbert_simulate >&2
 bin=build/release/bin

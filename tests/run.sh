@@ -19,7 +19,8 @@ esac
 
 need_packages "${library_packages[@]}" "${test_packages[@]}"
 jobs=$(nproc)
-cmake --preset "$preset" -D BLINKBERT_PROGRAMS=ON -D BLINKBERT_TESTS=ON -D BLINKBERT_BENCHMARKS=ON
+cmake --preset "$preset" -D BLINKBERT_PROGRAMS=ON -D BLINKBERT_TESTS=ON -D BLINKBERT_BENCHMARKS=ON \
+  -D BLINKBERT_CUDA=AUTO
 cmake --build --preset "$preset" --parallel "$jobs"
 
 results=$PWD/build/$preset/tests.xml
