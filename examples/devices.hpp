@@ -27,7 +27,8 @@ inline bool uses_cuda(const CommonFlags& flags, [[maybe_unused]] blinkbert::Prec
   }
   return obstacle.empty() && (flags.device == "cuda" || precision != blinkbert::Precision::fp32);
 #else
-  if (flags.device == "cuda") throw blinkbert::InputError("--device cuda: this build has no CUDA; use cpu or auto");
+  if (flags.device == "cuda")
+    throw blinkbert::InputError("--device cuda: this build has no CUDA (cmake --preset cuda has); use cpu or auto");
   return false;
 #endif
 }
