@@ -24,8 +24,10 @@ inline void add_size_flags(CLI::App& app, Sizes& sizes) {
 }
 
 inline void add_timing_flags(CLI::App& app, Timing& timing, const std::string& check_help) {
-  app.add_option("--device", timing.device, "Where to run")->check(one_of({"cpu"}))->capture_default_str();
-  app.add_option("--dtype", timing.dtype, "Numbers of the passes")->check(one_of({"fp32"}))->capture_default_str();
+  app.add_option("--device", timing.device, "Where to run")->check(one_of({"cpu", "cuda"}))->capture_default_str();
+  app.add_option("--dtype", timing.dtype, "Numbers of the passes; all but fp32 with CUDA only")
+      ->check(one_of({"fp32", "tf32", "bf16"}))
+      ->capture_default_str();
   app.add_option("--threads", timing.threads, "Threads; 0 takes all")->check(CLI::Range(0, 4096));
   app.add_option("--seconds", timing.seconds, "How long is measured")->capture_default_str();
   app.add_option("--warmup", timing.warmup, "Seconds before that which do not count")->capture_default_str();

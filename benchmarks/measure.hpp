@@ -101,24 +101,44 @@ inline double now_in_ms() {
 }
 
 /// Times of what is repeated: nothing counts before `warmup` is over, and `seconds` later it is done; at least three do.
+/// Where a repetition is short beside what starts it, a time is the mean over a block: as many repetitions as are given, or
+/// fewer that take 200 ms. What the first repetition has to prepare is no part of the warm-up.
 class Repetitions {
  public:
-  Repetitions(double warmup, double seconds)
-      : begin_(now_in_ms() + 1e3 * warmup), end_(begin_ + 1e3 * seconds), last_(now_in_ms()) {}
+  Repetitions(double warmup, double seconds, int per_block = 1)
+      : warmup_(1e3 * warmup), seconds_(1e3 * seconds), per_block_(per_block), last_(now_in_ms()) {}
 
   /// To be called after each repetition.
   void note() {
     const double now = now_in_ms();
-    if (last_ >= begin_) ms_.push_back(now - last_);
+    ++in_block_;
+    if (first_ == 0) {
+      first_ = now;
+    } else if (in_block_ < per_block_ && now - last_ < 200) {
+      return;
+    } else if (last_ >= begin()) {
+      ms_.push_back((now - last_) / in_block_);
+    }
     last_ = now;
+    in_block_ = 0;
   }
-  bool is_done() const { return last_ >= end_ && ms_.size() >= 3; }
+  bool is_done() const { return first_ > 0 && last_ >= begin() + seconds_ && ms_.size() >= 3; }
   const std::vector<double>& ms() const { return ms_; }
+  /// When the first repetition was done, in milliseconds of now_in_ms.
+  double first() const { return first_; }
 
  private:
-  double begin_, end_, last_;
+  double begin() const { return first_ + warmup_; }
+
+  double warmup_, seconds_;
+  int per_block_, in_block_ = 0;
+  double last_, first_ = 0;
   std::vector<double> ms_;
 };
+
+/// Repetitions in a block, and products between two waits: on a device that works later, enough to keep it busy.
+template <class Device>
+inline constexpr int per_block = Device::is_asynchronous ? 20 : 1;
 
 /// The value below which a share of the values lies, interpolated between neighbours.
 inline double quantile(std::vector<double> values, double share) {
@@ -169,12 +189,23 @@ double measure_gemm_rate(Device& device, const Sizes& sizes) {
   Real last{};
   Repetitions products(0.1, 0.3);
   while (!products.is_done()) {
-    run(device, LinearForward<Real>{.y = y, .x = x, .weight = weight, .bias = bias});
+    for (int i = 0; i < per_block<Device>; ++i) {
+      run(device, LinearForward<Real>{.y = y, .x = x, .weight = weight, .bias = bias});
+    }
     download(device, &last, View<Real, 1>{y.data(), {1}});  // waits for the device
     products.note();
   }
-  return 2.0 * T * E * F / (1e6 * quantile(products.ms(), 0.5));
+  return 2.0 * T * E * F * per_block<Device> / (1e6 * quantile(products.ms(), 0.5));
 }
+
+/// What only the device itself can say, and the flags that concern it alone; specialised for cards in card.hpp. Made before
+/// the device.
+template <class Device>
+struct DeviceNotes {
+  void set_up(Device&, const Timing&) {}
+  void look_at_memory() {}  // where much is held
+  void add_to(Json&, Device&) {}
+};
 
 /// Threads of the host that a device computes with.
 template <class Device>
@@ -189,6 +220,7 @@ struct Measured {
   double flops;
   double peak_memory_mib;  // before anything else was measured
   double gemm_rate;        // GFLOP/s
+  double start_seconds;    // until the first repetition was done: model, plans, memory
 };
 
 inline Json make_result(const std::string& program, const Sizes& sizes, const Timing& timing, int threads,
@@ -220,6 +252,7 @@ inline Json make_result(const std::string& program, const Sizes& sizes, const Ti
           {"formula", flops_formula},
           {"gemm_gflop_per_second", measured.gemm_rate},
           {"peak_memory_mib", measured.peak_memory_mib},
+          {"start_seconds", measured.start_seconds},
           {"all_ms", measured.ms}};
 }
 
@@ -231,8 +264,9 @@ inline void report(const Json& result, const Timing& timing) {
     return stream.str();
   };
   const Json& ms = result["ms"];
-  std::cout << result["library"].get<std::string>() << ", " << result["processor"].get<std::string>() << ", "
-            << result["threads"] << " threads, " << timing.dtype << '\n'
+  const std::string machine = result.value("gpu", result["processor"].get<std::string>());
+  std::cout << result["library"].get<std::string>() << ", " << machine << ", " << result["threads"] << " threads, "
+            << timing.dtype << '\n'
             << "ms               " << number(ms["median"]) << "  [" << number(ms["lower_quartile"]) << ", "
             << number(ms["upper_quartile"]) << "], median and quartiles of " << result["repetitions"] << '\n'
             << "rows/s           " << number(result["rows_per_second"]) << '\n'
@@ -240,6 +274,10 @@ inline void report(const Json& result, const Timing& timing) {
             << " GFLOP: " << result["formula"].get<std::string>() << ")\n"
             << "GEMM GFLOP/s     " << number(result["gemm_gflop_per_second"]) << '\n'
             << "peak memory MiB  " << number(result["peak_memory_mib"]) << '\n';
+  if (result.contains("gpu")) {
+    std::cout << "  of the device  " << number(result["device_memory_mib"]) << '\n'
+              << "copies GB/s      " << number(result["copy_gbyte_per_second"]) << "  (read and written)\n";
+  }
   if (timing.json.empty()) return;
   std::ofstream file(timing.json);
   file << result.dump() << '\n';

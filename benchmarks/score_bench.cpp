@@ -1,10 +1,8 @@
 // Times scoring one window or a batch of them on random rows.
 
-#include <blinkbert/backend/cpu.hpp>
-
-#include "../examples/instantiations.hpp"
-#include "flags.hpp"
 #include "score_bench.hpp"
+#include "devices.hpp"
+#include "flags.hpp"
 
 int main(int argc, char** argv) {
   using namespace benchmarks;
@@ -16,7 +14,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   add_timing_flags(app, flags, "Time nothing: leave weights, rows and scores of one batch in this folder");
   return programs::run_program(app, argc, argv, [&] {
-    run_score_bench<Cpu<float>>(flags);
+    on_device(flags, [&]<class Device>(std::type_identity<Device>) { run_score_bench<Device>(flags); });
     return programs::good;
   });
 }

@@ -41,7 +41,10 @@ void time_scores(const ScoreFlags& flags) {
   using Device = typename Stage::Device;
   using Model = typename Stage::Model;
   const Config config = make_config(Task::finetuning, config_keys(flags));
+  const double begin = now_in_ms();
+  DeviceNotes<Device> notes;
   Device device(flags.threads);
+  notes.set_up(device, flags);
   Model model(device, config);
   const Stage stage(device, config);
   const RandomWindows data(batches * flags.B, flags.L, flags.N);
@@ -78,11 +81,14 @@ void time_scores(const ScoreFlags& flags) {
   const double last = model.last_block() == LastBlock::all ? flags.B * flags.L : flags.B;
   const Flops flops = count_flops(config, flags.B, flags.L, flags.B, last, 1);
   const double memory = peak_memory_mib();
+  notes.look_at_memory();
   Json result = make_result("score", flags, flags, threads_of(device),
                             {.ms = passes.ms(),
                              .flops = flops.forward,
                              .peak_memory_mib = memory,
-                             .gemm_rate = measure_gemm_rate(device, flags)});
+                             .gemm_rate = measure_gemm_rate(device, flags),
+                             .start_seconds = (passes.first() - begin) / 1e3});
+  notes.add_to(result, device);
   result["last_row"] = flags.last_row;
   report(result, flags);
 }

@@ -1,10 +1,8 @@
 // Times one whole training step of the pre-training model on random rows.
 
-#include <blinkbert/backend/cpu.hpp>
-
-#include "../examples/instantiations.hpp"
-#include "flags.hpp"
 #include "step_bench.hpp"
+#include "devices.hpp"
+#include "flags.hpp"
 
 int main(int argc, char** argv) {
   using namespace benchmarks;
@@ -18,10 +16,13 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--head-rows", flags.head_rows, "head.rows: all, masked")->capture_default_str();
   app.add_option("--last-block", flags.last_block, "model.last_block: all, read")->capture_default_str();
+  app.add_option("--graph", flags.graph, "CUDA: 1 captures what a step issues and replays it, 0 issues it op by op")
+      ->check(CLI::Range(0, 1))
+      ->capture_default_str();
   add_timing_flags(app, flags,
                    "Time nothing: leave weights, batches, losses and gradients of a few steps in this folder");
   return programs::run_program(app, argc, argv, [&] {
-    run_step_bench<Cpu<float>>(flags);
+    on_device(flags, [&]<class Device>(std::type_identity<Device>) { run_step_bench<Device>(flags); });
     return programs::good;
   });
 }

@@ -21,6 +21,7 @@ struct StepFlags : Sizes, Timing {
   double dropout = 0.01, mask_rate = 0.15;
   int hide = 1;  // 1 = masked rows are hidden as keys
   std::string head_rows = "all", last_block = "all";
+  int graph = 1;  // CUDA: 1 = what a step issues is captured and replayed
 };
 
 inline Config step_config(const StepFlags& flags) {
@@ -29,7 +30,8 @@ inline Config step_config(const StepFlags& flags) {
   keys["head"] = {{"dropout", flags.dropout}, {"rows", flags.head_rows}};
   keys["mask"] = {{"rate", flags.mask_rate}, {"hide", flags.hide == 1 ? "chosen" : "none"}};
   // The same rate at every step.
-  keys["train"].update({{"epochs", std::numeric_limits<int>::max()}, {"warmup", 0.0}, {"decay", 1.0}});
+  keys["train"].update(
+      {{"epochs", std::numeric_limits<int>::max()}, {"warmup", 0.0}, {"decay", 1.0}, {"graph", flags.graph == 1}});
   return make_config(Task::pretraining, keys);
 }
 
@@ -68,7 +70,10 @@ void run_step_bench(const StepFlags& flags) {
   const bool checks = !flags.check.empty();
   if (checks && flags.dropout != 0) throw InputError("--check needs --dropout 0: peers draw other random numbers");
 
+  const double begin = now_in_ms();
+  DeviceNotes<Device> notes;
   Device device(flags.threads);
+  notes.set_up(device, flags);
   Model model(device, config);
   Stage stage(device, config);
   const RandomWindows data(batches * flags.B, flags.L, flags.N);
@@ -102,7 +107,7 @@ void run_step_bench(const StepFlags& flags) {
     return;
   }
 
-  Repetitions steps(flags.warmup, flags.seconds);
+  Repetitions steps(flags.warmup, flags.seconds, per_block<Device>);
   double loss = 0;
   trainer.train({.after_step =
                      [&](const StepReport& step) {
@@ -115,16 +120,20 @@ void run_step_bench(const StepFlags& flags) {
   const double read = model.rows() == HeadRows::all ? T : M, last = model.last_block() == LastBlock::all ? T : M;
   const Flops flops = count_flops(config, flags.B, flags.L, read, last, flags.N);
   const double memory = peak_memory_mib();
+  notes.look_at_memory();
   Json result = make_result("step", flags, flags, threads_of(device),
                             {.ms = steps.ms(),
                              .flops = flops.training,
                              .peak_memory_mib = memory,
-                             .gemm_rate = measure_gemm_rate(device, flags)});
+                             .gemm_rate = measure_gemm_rate(device, flags),
+                             .start_seconds = (steps.first() - begin) / 1e3});
+  notes.add_to(result, device);
   result["dropout"] = flags.dropout;
   result["mask_rate"] = flags.mask_rate;
   result["hide"] = flags.hide;
   result["head_rows"] = flags.head_rows;
   result["last_block"] = flags.last_block;
+  result["graph"] = CapturesGraphs<Device> ? flags.graph : 0;
   result["chosen_rows"] = M;
   result["loss"] = loss;
   report(result, flags);
