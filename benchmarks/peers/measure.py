@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import statistics
 import time
 
@@ -30,30 +31,81 @@ def add_flags(parser, B):
     parser.add_argument("--json", type=pathlib.Path, help="write the result there, with the time of every repetition")
 
 
-def repetitions(run, seconds, warmup, per_block=1, wait=lambda: None):
-    """Milliseconds of each run(i), i = 0, 1, ...; over a block of `per_block` where more than one, between two waits."""
-    ms, i = [], 1
+STARTED = time.perf_counter()  # by then PyTorch is imported
+BLOCK_MS = 200
+start = {}  # seconds from there until the first repetition was done
+
+
+def repetitions(run, seconds, warmup, per_block=1, wait=lambda: None, drain=lambda: None):
+    """Milliseconds of each run(i), i = 0, 1, ...: means over blocks of `per_block`, fewer where these take longer than 200 ms.
+    `drain` waits for all that was issued; `wait` is called after each block and may let the device work on, as long as it
+    waits for the block before."""
+    ms, i, is_first = [], 1, True
     run(0)  # what is compiled is compiled now
+    drain()
+    start.setdefault("seconds", time.perf_counter() - STARTED)
     wait()
-    begin = time.perf_counter() + warmup
-    end = begin + seconds
     last = time.perf_counter()
+    begin = last + warmup
+    end = begin + seconds
     while last < end or len(ms) < 3:
         for _ in range(per_block):
             run(i)
             i += 1
         wait()
         now = time.perf_counter()
-        if last >= begin:
-            ms.append(1e3 * (now - last) / per_block)
-        last = now
+        taken = 1e3 * (now - last)
+        if last >= begin and not (is_first and per_block > 1):
+            ms.append(taken / per_block)
+        if not is_first and taken > BLOCK_MS:
+            per_block = max(1, per_block // 2)
+        last, is_first = now, False
+    drain()
     return ms
 
 
-def rate_of_products(multiply, T, E, wait=lambda: None):
-    """GFLOP/s of multiply(), a product [T, E] x [E, 4 E]."""
-    ms = repetitions(lambda i: multiply(), 0.3, 0.1, 1, wait)
-    return 2 * T * E * 4 * E / (1e6 * statistics.median(ms))
+def wait_one_behind(torch):
+    """For `repetitions` on a GPU: waits for what had been issued at the call before, so that the GPU never runs dry."""
+    marks = []
+
+    def wait():
+        mark = torch.cuda.Event()
+        mark.record()
+        marks.append(mark)
+        if len(marks) > 1:
+            marks.pop(0).synchronize()
+
+    return wait
+
+
+def rate_of_products(multiply, T, E, per_wait=1, wait=lambda: None):
+    """GFLOP/s of multiply(), a product [T, E] x [E, 4 E]; waits after every `per_wait`."""
+    def products(i):
+        for _ in range(per_wait):
+            multiply()
+        wait()
+
+    ms = repetitions(products, 0.3, 0.1)
+    return 2 * T * E * 4 * E * per_wait / (1e6 * statistics.median(ms))
+
+
+def rate_of_copies(torch):
+    """GB/s of copies within the GPU, bytes read and bytes written."""
+    size = min(256 << 20, torch.cuda.mem_get_info()[0] // 4)
+    source, target = (torch.zeros(size, dtype=torch.uint8, device="cuda") for _ in range(2))
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(36)]
+    for mark in marks:
+        mark.record()
+        for _ in range(4):
+            target.copy_(source)
+    torch.cuda.synchronize()
+    ms = [a.elapsed_time(b) for a, b in zip(marks[5:], marks[6:])]
+    return 2 * 4 * size / (1e6 * statistics.median(ms))
+
+
+def folder_name(machine):
+    """Of a processor or GPU, below benchmarks/results."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower()
 
 
 def peak_memory_mib():
@@ -70,10 +122,10 @@ def report(flags, program, library, mode, ms, memory, **more):
         "upscaling": flags.upscaling, "norm": flags.norm, "repetitions": len(ms),
         "ms": {"median": quartiles[1], "lower_quartile": quartiles[0], "upper_quartile": quartiles[2]},
         "rows_per_second": 1e3 * flags.B * flags.L / quartiles[1],
-        "peak_memory_mib": memory,
+        "peak_memory_mib": memory, "start_seconds": start.get("seconds", 0.0),
         **more, "all_ms": ms,
     }
-    print(f"{library}, {mode}, {result['processor']}, {flags.threads} threads, {flags.dtype}\n"
+    print(f"{library}, {mode}, {result.get('gpu', result['processor'])}, {flags.threads} threads, {flags.dtype}\n"
           f"ms               {quartiles[1]:.4g}  [{quartiles[0]:.4g}, {quartiles[2]:.4g}], median and quartiles of {len(ms)}\n"
           f"rows/s           {result['rows_per_second']:.4g}\n"
           f"peak memory MiB  {result['peak_memory_mib']:.4g}")

@@ -40,10 +40,23 @@ class RowsRead:
         self.flat = (self.by_sequence + L * torch.arange(B, device=chosen.device)[:, None]).flatten()[self.places]
 
 
+def flex_attention(q, k, v, attn_mask, dropout_p):
+    """F.scaled_dot_product_attention by PyTorch's compiler of attention variants, which has no dropout."""
+    from torch.nn.attention import flex_attention as flex
+
+    if dropout_p > 0:
+        raise RuntimeError("flex attention has no dropout")
+    if attn_mask is None:
+        return flex.flex_attention(q, k, v)
+    return flex.flex_attention(q, k, v, score_mod=lambda score, b, h, i, j: torch.where(
+        attn_mask[b, 0, 0, j], score, float("-inf")))
+
+
 class TorchModel(parity.BlinkModel):
     def __init__(self, task, features, settings, dropout):
         super().__init__(task, features, settings)
         self.dropout = dropout
+        self.attention = F.scaled_dot_product_attention
         for parameter in self.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
         for name, buffer in self.named_buffers():
@@ -63,12 +76,12 @@ class TorchModel(parity.BlinkModel):
         probability = self.dropout if self.training else 0.0
         if read is None:
             q, k, v = F.linear(x, weight, bias).view(B, L, 3, H, D).permute(2, 0, 3, 1, 4)
-            o = F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=probability)
+            o = self.attention(q, k, v, attn_mask=keys, dropout_p=probability)
             return attention.out_proj(o.transpose(1, 2).reshape(B, L, H * D))
         rows = torch.gather(x, 1, read.by_sequence[:, :, None].expand(-1, -1, x.shape[2]))
         q = F.linear(rows, weight[: H * D], bias[: H * D]).view(B, -1, H, D).transpose(1, 2)
         k, v = F.linear(x, weight[H * D:], bias[H * D:]).view(B, L, 2, H, D).permute(2, 0, 3, 1, 4)
-        o = F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=probability)
+        o = self.attention(q, k, v, attn_mask=keys, dropout_p=probability)
         return attention.out_proj(o.transpose(1, 2).reshape(-1, H * D).index_select(0, read.places))
 
     def run_block(self, block, x, keys, read=None):

@@ -25,7 +25,7 @@ try:
 except ImportError as error:
     sys.exit(f"torch_score.py: {error}; install PyTorch for it: bash benchmarks/peers/install.sh torch")
 
-TOLERANCES = {"fp32": 1e-5, "bf16": 0.05}
+TOLERANCES = {"fp32": 1e-5, "tf32": 0.01, "bf16": 0.05}
 
 
 class Scorer(torch.nn.Module):
@@ -69,13 +69,15 @@ def main():
     parser.add_argument("--last-row", type=int, default=1, choices=[0, 1],
                         help="0: the last block is computed for every row")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="of parameters and rows")
+    parser.add_argument("--dtype", default="fp32", choices=["fp32", "tf32", "bf16"], help="of parameters and rows")
     parser.add_argument("--mode", default="eager", choices=["eager", "compile"])
     parser.add_argument("--export", type=pathlib.Path, help="write the graph of these sizes there, as ONNX")
     parser.add_argument("--check", type=pathlib.Path, help="compare with what score_bench --check left in this folder")
     flags = parser.parse_args()
     if flags.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no GPU")
+    if flags.dtype == "tf32":
+        torch.set_float32_matmul_precision("high")
     if flags.threads:
         torch.set_num_threads(flags.threads)
     flags.threads = torch.get_num_threads()
@@ -97,7 +99,9 @@ def main():
         ms = measure.repetitions(lambda i: scorer(batches[i % len(batches)].to(flags.device)).cpu(), flags.seconds,
                                  flags.warmup)
     memory = measure.peak_memory_mib()
-    measure.report(flags, "score", f"torch {torch.__version__}", flags.mode, ms, memory, last_row=flags.last_row)
+    more = {"device_memory_mib": torch.cuda.max_memory_allocated() / 2**20,
+            "gpu": torch.cuda.get_device_name()} if flags.device == "cuda" else {}
+    measure.report(flags, "score", f"torch {torch.__version__}", flags.mode, ms, memory, last_row=flags.last_row, **more)
     return 0
 
 

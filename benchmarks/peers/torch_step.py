@@ -90,32 +90,51 @@ class Step:
 
     def __init__(self, flags, net, mode, dtype):
         self.flags, self.net = flags, net
+        self.has_narrow_parameters = dtype == "bf16" and flags.params == "bf16"
+        groups = torch_model.parameter_groups(net, WEIGHT_DECAY)
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.trained = self.parameters
+        if self.has_narrow_parameters:
+            self.trained = [p.detach().clone() for p in self.parameters]
+            for p in self.trained:
+                p.grad = torch.zeros_like(p)
+            places = iter(self.trained)
+            groups = [{**group, "params": [next(places) for _ in group["params"]]} for group in groups]
+            net.to(torch.bfloat16)
+        self.number = next(net.parameters()).dtype
+        if flags.attn == "flex":
+            net.attention = torch_model.flex_attention
         loss = net.masked_loss
         if mode == "compile":
             loss = torch.compile(loss, dynamic=False)
         elif mode != "eager":
             loss = torch.compile(loss, dynamic=False, mode=mode)
         self.loss = loss
-        self.uses_autocast = dtype == "bf16"
-        self.optimizer = torch.optim.AdamW(torch_model.parameter_groups(net, WEIGHT_DECAY), lr=RATE, eps=1e-8,
+        self.uses_autocast = dtype == "bf16" and not self.has_narrow_parameters
+        self.optimizer = torch.optim.AdamW(groups, lr=RATE, eps=1e-8,
                                            fused=True, capturable=flags.graph == 1)
         self.graph = None
 
     def attention(self):
-        if self.flags.attn == "default":
+        if self.flags.attn in ("default", "flex"):
             return contextlib.nullcontext()
         return torch.nn.attention.sdpa_kernel(getattr(torch.nn.attention.SDPBackend, BACKENDS[self.flags.attn]))
 
     def backward(self, batch):
-        self.optimizer.zero_grad(set_to_none=True)
+        self.net.zero_grad(set_to_none=True)
         with self.attention(), torch.autocast(self.flags.device, torch.bfloat16, enabled=self.uses_autocast):
             loss = self.loss(*batch.arguments())
         loss.backward()
         return loss
 
     def update(self):
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP, foreach=True)
+        if self.has_narrow_parameters:
+            torch._foreach_copy_([p.grad for p in self.trained], [p.grad for p in self.parameters])
+        torch.nn.utils.clip_grad_norm_(self.trained, CLIP, foreach=True)
         self.optimizer.step()
+        if self.has_narrow_parameters:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, self.trained)
 
     def run(self, batch):
         if self.graph is None:
@@ -164,7 +183,7 @@ def train_stored(flags, tensors, mode, dtype):
     step = Step(flags, net, mode, dtype)
     losses, gradients = [], None
     while f"x.{len(losses)}" in tensors:
-        loss = step.backward(stored_batch(flags, tensors, len(losses), number))
+        loss = step.backward(stored_batch(flags, tensors, len(losses), step.number))
         losses.append(loss.item())
         if gradients is None:
             gradients = {name: p.grad.detach().cpu().clone() for name, p in net.named_parameters()}
@@ -174,7 +193,8 @@ def train_stored(flags, tensors, mode, dtype):
 
 def check(flags):
     tensors = load_file(flags.check / "ours.safetensors")
-    reference_flags = argparse.Namespace(**{**vars(flags), "device": "cpu", "attn": "default", "graph": 0})
+    reference_flags = argparse.Namespace(**{**vars(flags), "device": "cpu", "attn": "default", "graph": 0,
+                                           "params": "fp32"})
     losses, gradients = train_stored(reference_flags, tensors, "eager", "fp64")
     peer_losses, peer_gradients = train_stored(flags, tensors, flags.mode, flags.dtype)
     ours = ([tensors[f"loss.{i}"].item() for i in range(len(losses))],
@@ -204,7 +224,9 @@ def main():
                         help="bf16: autocast, parameters stay fp32")
     parser.add_argument("--mode", default="eager",
                         choices=["eager", "compile", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"])
-    parser.add_argument("--attn", default="default", choices=["default", *BACKENDS],
+    parser.add_argument("--params", default="fp32", choices=["fp32", "bf16"],
+                        help="with --dtype bf16; bf16: no autocast, the optimizer has fp32 copies of bf16 parameters")
+    parser.add_argument("--attn", default="default", choices=["default", *BACKENDS, "flex"],
                         help="the only attention allowed; an error where it does not take these inputs")
     parser.add_argument("--graph", type=int, default=0, choices=[0, 1],
                         help="1: the whole step is one CUDA graph (with eager, compile, max-autotune-no-cudagraphs)")
@@ -236,30 +258,36 @@ def main():
         net = torch_model.TorchModel("pretraining", flags.N, settings, flags.dropout)
     net = net.to(flags.device, flags.number).train()
     generator = torch.Generator().manual_seed(1)
-    batches = [random_batch(flags, generator) for _ in range(measure.BATCHES)]
     step = Step(flags, net, flags.mode, flags.dtype)
+    flags.number = step.number
+    batches = [random_batch(flags, generator) for _ in range(measure.BATCHES)]
     if flags.graph:
         step.capture(random_batch(flags, generator))
-    wait = torch.cuda.synchronize if is_cuda else lambda: None
+    drain = torch.cuda.synchronize if is_cuda else lambda: None
     last = {}
 
     def run(i):
         loss = step.run(batches[i % len(batches)])
         last["loss"] = loss if is_cuda else loss.item()  # on a GPU nothing waits for it
 
-    ms = measure.repetitions(run, flags.seconds, flags.warmup, 20 if is_cuda else 1, wait)
+    if is_cuda:
+        ms = measure.repetitions(run, flags.seconds, flags.warmup, 20, measure.wait_one_behind(torch), drain)
+    else:
+        ms = measure.repetitions(run, flags.seconds, flags.warmup)
     memory = measure.peak_memory_mib()
+    more = {"device_memory_mib": torch.cuda.max_memory_allocated() / 2**20,
+            "gpu": torch.cuda.get_device_name()} if is_cuda else {}
     number = torch.bfloat16 if flags.dtype == "bf16" else flags.number
     T = flags.B * flags.L
     x, weight = (torch.randn(rows, flags.E, device=flags.device, dtype=number) for rows in (T, 4 * flags.E))
     out = torch.empty(T, 4 * flags.E, device=flags.device, dtype=number)
-    gemm = measure.rate_of_products(lambda: torch.mm(x, weight.t(), out=out), T, flags.E, wait)
-    more = {"device_memory_mib": torch.cuda.max_memory_allocated() / 2**20,
-            "gpu": torch.cuda.get_device_name()} if is_cuda else {}
+    gemm = measure.rate_of_products(lambda: torch.mm(x, weight.t(), out=out), T, flags.E, 20 if is_cuda else 1, drain)
+    if is_cuda:
+        more["copy_gbyte_per_second"] = measure.rate_of_copies(torch)
     measure.report(flags, "step", f"torch {torch.__version__}", flags.mode, ms, memory, dropout=flags.dropout,
                    mask_rate=flags.mask_rate, hide=flags.hide, head_rows=flags.head_rows, last_block=flags.last_block,
-                   attn=flags.attn, graph=flags.graph, chosen_rows=len(batches[0].places), loss=float(last["loss"]),
-                   gemm_gflop_per_second=gemm, **more)
+                   attn=flags.attn, params=flags.params, graph=flags.graph, chosen_rows=len(batches[0].places),
+                   loss=float(last["loss"]), gemm_gflop_per_second=gemm, **more)
     return 0
 
 
