@@ -410,7 +410,7 @@ def commit(options):
 
 
 def write_rows(rows, machine, program, load, options):
-    folder = HERE / "results" / re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower()
+    folder = options.results / re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{program}.csv"
     stamp = {"commit": commit(options), "date": datetime.date.today().isoformat(), "load": load}
@@ -422,7 +422,7 @@ def write_rows(rows, machine, program, load, options):
         for row in rows:
             numbers = {key: f"{value:.5g}" for key, value in row.items() if isinstance(value, float)}
             writer.writerow({**stamp, **row, **numbers})
-    print(f"{path.relative_to(HERE.parent)}: {len(rows)} rows")
+    print(f"{str(path).replace(f'{HERE.parent}/', '')}: {len(rows)} rows")
 
 
 def parse():
@@ -442,6 +442,7 @@ def parse():
     parser.add_argument("--seconds", type=float, help="measured for each contender, over all rounds (10; quick 2.5)")
     parser.add_argument("--warmup", type=float, help="seconds before each measurement (3; quick 0.5)")
     parser.add_argument("--rounds", type=int, help="turns (4; quick 2)")
+    parser.add_argument("--results", type=pathlib.Path, default=HERE / "results", help="the machine's folder is in there")
     parser.add_argument("--minutes", type=float, help="after these nothing new begins")
     parser.add_argument("--commit", help="of the sources, where git does not know it")
     options = parser.parse_args()
