@@ -201,7 +201,7 @@ class Cases {
   using Real = typename Device::Real;
   using Issue = typename Case<Device>::Issue;
 
-  static std::vector<Case<Device>> all(bool is_strict_fp32) {
+  static std::vector<Case<Device>> all(const Device& device, bool is_strict_fp32) {
     Cases cases;
     cases.square_product(is_strict_fp32 ? 4096 : 8192);
     for (const int T : {30720, 65536, 1920}) cases.products(T);
@@ -214,7 +214,7 @@ class Cases {
     for (const Sequences of : {Sequences{1024, 30}, Sequences{1024, 64}}) {
       cases.gathered_attention(of);
       cases.edges(of);
-      cases.narrow_block(of);
+      if (fuses_narrow_block(device, N, H, head_width(N, H), of.L)) cases.narrow_block(of);
     }
     return cases.all_;
   }
@@ -688,7 +688,7 @@ void run_kernel_bench(const KernelFlags& flags, const std::string& command) {
   const std::string commit = flags.commit.empty() ? commit_here() : flags.commit;
 
   Buffers<Device> buffers(device);
-  std::vector<Case<Device>> cases = Cases<Device>::all(flags.dtype == "fp32");
+  std::vector<Case<Device>> cases = Cases<Device>::all(device, flags.dtype == "fp32");
   std::erase_if(cases, [&](const auto& one) { return one.op.find(flags.filter) == std::string::npos; });
   if (cases.empty()) throw InputError("no op is called anything with \"" + flags.filter + "\"");
   std::cout << card << ", " << flags.dtype << ", " << launches << " launches a graph, " << flags.repetitions
