@@ -35,6 +35,9 @@ class BasicModel {
     }
     auto contents = std::make_shared<Contents>(std::move(header));
     load_parameters(contents->device, contents->model.parameters(), file);
+    typename Device::Mark is_loaded;  // before devices of other sessions read the parameters
+    contents->device.record(is_loaded);
+    contents->device.wait(is_loaded);
     return BasicModel(std::move(contents));
   }
 
