@@ -78,7 +78,6 @@ mutant gathered_attention $cuda/masked_attention.cuh 's#multiply_transposed(P, k
 
 # --- narrow_block ------------------------------------------------------------------------------------------------------
 mutant narrow_block $cuda/narrow_block.cuh 's#sync_block(); *// delta of all queries is there##' 'no barrier between queries and keys'
-mutant narrow_block $cuda/narrow_block.cuh 's#    sync_block();  // the room is free##' 'the next sequence too early'
 mutant narrow_block $cuda/narrow_block.cuh 's#is_first ? value : load(place) + value#value#' 'gradients of the last sequence only'
 mutant narrow_block $cuda/narrow_block.cuh 's#dk\[d\] \* scale#dk[d]#' 'dk without the scale'
 mutant narrow_block $cuda/narrow_block.cuh 's#sequence.sees(s) ? rows : 0#rows#' 'gradients of keys that are not visible'
