@@ -20,7 +20,8 @@ const Case cases[] = {{{}, 2, 8},
                       {{3, 5}, 5, 40},
                       {{3, 4}, 4, 300},
                       {{20, 0, 50}, 60, 520},
-                      {std::vector<int>(40, 29), 30, 64}};
+                      {std::vector<int>(40, 29), 30, 64},
+                      {std::vector<int>(12, 29), 30, 33}};  // more rows than blocks take at a time
 
 TEMPLATE_LIST_TEST_CASE("zero padding", "[zero_padding]", Backends) {
   using Real = typename TestType::Real;
