@@ -17,7 +17,12 @@ namespace benchmarks {
 template <class Body>
 void on_device(const Timing& timing, const Body& body) {
   if (timing.device == "cpu") {
-    if (timing.dtype != "fp32") throw InputError("--dtype " + timing.dtype + ": the CPU computes in fp32");
+    if (timing.dtype == "bf16") {
+      if (const std::string obstacle = Cpu<float>::bf16_obstacle(); !obstacle.empty())
+        throw InputError("--dtype bf16: " + obstacle);
+    } else if (timing.dtype != "fp32") {
+      throw InputError("--dtype " + timing.dtype + ": the CPU multiplies in fp32 or bf16");
+    }
     return body(std::type_identity<Cpu<float>>());
   }
 #if defined(BLINKBERT_WITH_CUDA)

@@ -202,7 +202,11 @@ double measure_gemm_rate(Device& device, const Sizes& sizes) {
 /// the device.
 template <class Device>
 struct DeviceNotes {
-  void set_up(Device&, const Timing&) {}
+  void set_up(Device& device, const Timing& timing) {
+    if constexpr (RoundsProducts<Device>) {
+      if (timing.dtype == "bf16") device.multiply_in_bf16();
+    }
+  }
   void look_at_memory() {}  // where much is held
   void add_to(Json&, Device&) {}
 };

@@ -45,6 +45,7 @@ void time_scores(const ScoreFlags& flags) {
   DeviceNotes<Device> notes;
   Device device(flags.threads);
   notes.set_up(device, flags);
+  if constexpr (KeepsWeights<Device>) device.keep_weights(KeptWeightsOf<Device>{}.shared);
   Model model(device, config);
   const Stage stage(device, config);
   const RandomWindows data(batches * flags.B, flags.L, flags.N);

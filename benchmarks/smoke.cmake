@@ -21,9 +21,9 @@ if(NOT median GREATER 0 OR NOT count EQUAL times OR count LESS 3)
   message(FATAL_ERROR "median ${median} ms of ${count} repetitions, ${times} times listed")
 endif()
 
-execute_process(COMMAND ${BENCH} ${sizes} --dtype bf16 RESULT_VARIABLE code ERROR_VARIABLE line)
-if(NOT code EQUAL 2 OR NOT line MATCHES "the CPU computes in fp32")
-  message(FATAL_ERROR "--dtype bf16 on the CPU: exit code ${code}, ${line}")
+execute_process(COMMAND ${BENCH} ${sizes} --dtype tf32 RESULT_VARIABLE code ERROR_VARIABLE line)
+if(NOT code EQUAL 2 OR NOT line MATCHES "the CPU multiplies in fp32 or bf16")
+  message(FATAL_ERROR "--dtype tf32 on the CPU: exit code ${code}, ${line}")
 endif()
 
 if(PYTHON)

@@ -45,10 +45,12 @@ int on_float_device(const CommonFlags& flags, blinkbert::Precision precision, co
 
 /// Throws InputError where the device that `--device` names does not train in this precision.
 inline void check_device(const CommonFlags& flags, blinkbert::Precision precision) {
-  if (!uses_cuda(flags, precision) && precision != blinkbert::Precision::fp32) {
-    throw blinkbert::InputError(
-        blinkbert::text("train.precision = \"", blinkbert::spell(precision), "\": the CPU trains in \"fp32\""));
-  }
+  if (uses_cuda(flags, precision) || precision == blinkbert::Precision::fp32) return;
+  const std::string obstacle = precision == blinkbert::Precision::bf16 ? blinkbert::Cpu<float>::bf16_obstacle()
+                                                                       : "the CPU trains in \"fp32\" or \"bf16\"";
+  if (obstacle.empty()) return;
+  throw blinkbert::InputError(blinkbert::text("train.precision = \"", blinkbert::spell(precision), "\": ", obstacle,
+                                              "; \"fp32\" is always there"));
 }
 
 /// The same for training, in any precision.
@@ -56,14 +58,17 @@ template <class Body>
 int on_device(const CommonFlags& flags, blinkbert::Precision precision, const Body& body) {
   check_device(flags, precision);
 #if defined(BLINKBERT_WITH_CUDA)
-  if (precision == blinkbert::Precision::bf16) return body(std::type_identity<blinkbert::Cuda<blinkbert::bf16>>());
+  if (precision == blinkbert::Precision::bf16 && uses_cuda(flags, precision)) {
+    return body(std::type_identity<blinkbert::Cuda<blinkbert::bf16>>());
+  }
 #endif
   return on_float_device(flags, precision, body);
 }
 
 /// Before a run in `folder`: which precision products have, and the plans that the folder or the user's cache holds.
-template <class Device>
-void begin_on_device(Device&, blinkbert::Precision, const std::filesystem::path&) {}
+inline void begin_on_device(blinkbert::Cpu<float>& cpu, blinkbert::Precision precision, const std::filesystem::path&) {
+  if (precision == blinkbert::Precision::bf16) cpu.multiply_in_bf16();
+}
 /// Where a run is saved: the plans that it used.
 template <class Device>
 void save_plans(Device&, const std::filesystem::path&) {}

@@ -5,7 +5,7 @@
 
 library_packages=(cmake:cmake ninja-build:ninja g++:g++ libeigen3-dev:eigen3/Eigen/Core
   librandom123-dev:Random123/philox.h libcli11-dev:CLI/CLI.hpp libtomlplusplus-dev:toml++/toml.h
-  nlohmann-json3-dev:nlohmann/json.hpp)
+  nlohmann-json3-dev:nlohmann/json.hpp libdnnl-dev:oneapi/dnnl/dnnl.hpp)
 test_packages=(catch2:catch2/catch.hpp libboost-context-dev:boost/context/fiber.hpp
   libbenchmark-dev:benchmark/benchmark.h)
 

@@ -163,10 +163,9 @@ bool multiply(Emulated<Real>& gpu, const MatrixProduct<Real, Sum>& product, cons
   const auto stored = [](const float* data, Storage storage, int columns, int rows) {
     return storage == Storage::as_is ? cpu_detail::as_is(data, columns) : cpu_detail::transposed(data, rows);
   };
-  std::vector<float> room(static_cast<std::size_t>(cpu_detail::gemm_room<float>(N, K)));
+  std::vector<float> room(static_cast<std::size_t>(cpu_detail::product_room<float>(N, K)));
   cpu_detail::multiply(sums, N, stored(a.in(), product.a_storage, K, M), stored(b.in(), product.b_storage, N, K), M, N,
-                       K, product.c ? cpu_detail::Result::add : cpu_detail::Result::overwrite, room.data(),
-                       cpu_detail::NoFinish{});
+                       K, product.c ? cpu_detail::Result::add : cpu_detail::Result::overwrite, room.data());
   const bool does_epilogue = M % 2 == 0;
   if (does_epilogue) emulated_detail::apply_epilogue(gpu, product, sums);
   d.finish();

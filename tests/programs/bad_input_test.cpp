@@ -138,7 +138,6 @@ TEST_CASE("Wrong flags and keys") {
        "finetune",
        finetune({"--set", "train.monitor=masked_loss"}),
        {"train.monitor", "kpi"}},
-      {"bf16 on a CPU", "pretrain", pretrain({"--set", "train.precision=bf16"}), {"train.precision", "bf16", "fp32"}},
       {"tf32 on a CPU", "finetune", finetune({"--set", "train.precision=tf32"}), {"train.precision", "tf32", "fp32"}},
       {"no CUDA", "pretrain", pretrain({"--device", "cuda"}), {"--device cuda", "cpu"}},
       {"unknown device", "pretrain", pretrain({"--device", "tpu"}), {"--device", "tpu", "cpu"}},

@@ -5,6 +5,9 @@
 
 #include <concepts>
 #include <cstddef>
+#include <memory>
+#include <string>
+#include <type_traits>
 
 #include <blinkbert/ops/activation.hpp>
 #include <blinkbert/ops/adamw.hpp>
@@ -61,6 +64,27 @@ template <class Device>
 concept CapturesGraphs = requires(Device& device, void (*body)(), const typename Device::Graph& graph) {
   { device.capture(body) } -> std::same_as<typename Device::Graph>;
   device.replay(graph);
+};
+
+/// What a backend need not have: weights kept in the form that its products read, where they stay as they are.
+template <class Device>
+concept KeepsWeights = requires(Device& device, std::shared_ptr<typename Device::KeptWeights> kept) {
+  device.keep_weights(kept);
+};
+
+/// Those of one model; nothing where the backend keeps none.
+template <class Device>
+struct KeptWeightsOf {};
+template <KeepsWeights Device>
+struct KeptWeightsOf<Device> {
+  std::shared_ptr<typename Device::KeptWeights> shared = std::make_shared<typename Device::KeptWeights>();
+};
+
+/// What a backend need not have: products that round their factors to bf16, beside those in its own number type.
+template <class Device>
+concept RoundsProducts = requires(Device& device) {
+  { Device::bf16_obstacle() } -> std::same_as<std::string>;
+  device.multiply_in_bf16();
 };
 
 template <class Device, class Real = typename Device::Real>

@@ -9,8 +9,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <new>
+#include <string>
+#include <type_traits>
+#include <utility>
 
 #include <omp.h>
 
@@ -37,6 +42,33 @@ class HostMemory {
   std::unique_ptr<std::byte, Release> bytes_;
 };
 
+/// Weights of linear layers as products read them: packed when they are first used, for models that stay as they are.
+/// Devices and threads may share one object; it outlives none of the weights.
+class KeptWeights {
+ public:
+  struct Key {
+    const void* weight;
+    int columns, depth, panel_columns;
+    auto operator<=>(const Key&) const = default;
+  };
+
+  /// The packed weight, `size` elements; `pack(to)` writes it where it is not there yet, and others wait for it.
+  template <class Packed, class Pack>
+  const Packed* get(const Key& key, std::int64_t size, const Pack& pack) {
+    const std::lock_guard lock(mutex_);
+    const auto [found, is_new] = packed_.try_emplace(key);
+    if (is_new) {
+      found->second = HostMemory(static_cast<std::size_t>(size) * sizeof(Packed));
+      pack(reinterpret_cast<Packed*>(found->second.data()));
+    }
+    return reinterpret_cast<const Packed*>(found->second.data());
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<Key, HostMemory> packed_;
+};
+
 /// Runs every op on the threads of the host, in the number type `Number` (float or double).
 /// One object serves one calling thread at a time: its workspace is shared by all its ops.
 template <class Number>
@@ -44,6 +76,7 @@ class Cpu {
  public:
   using Real = Number;
   using Memory = HostMemory;
+  using KeptWeights = blinkbert::KeptWeights;
 
   /// `threads` = 0 takes as many as OpenMP would.
   explicit Cpu(int threads = 0) : threads_(threads > 0 ? threads : omp_get_max_threads()) {
@@ -51,6 +84,16 @@ class Cpu {
   }
 
   int threads() const { return threads_; }
+
+  /// From now on linear layers round what they multiply to bf16 and add up in float; all else stays in float. Only where
+  /// bf16_obstacle() is empty.
+  static std::string bf16_obstacle();  // why this cannot be had here
+  void multiply_in_bf16() requires std::is_same_v<Number, float> { multiplies_in_bf16_ = true; }
+  bool multiplies_in_bf16() const { return multiplies_in_bf16_; }
+
+  /// From now on the weights stay as they are, and linear layers keep them packed there.
+  void keep_weights(std::shared_ptr<KeptWeights> kept) { kept_weights_ = std::move(kept); }
+  KeptWeights* kept_weights() const { return kept_weights_.get(); }
 
   Memory allocate(std::size_t bytes) { return Memory(bytes); }
   void upload(std::byte* to, const std::byte* from, std::size_t bytes) { copy(to, from, bytes); }
@@ -110,6 +153,8 @@ class Cpu {
   static int border(int items, int chunks, int chunk) { return static_cast<int>(std::int64_t{items} * chunk / chunks); }
 
   int threads_;
+  bool multiplies_in_bf16_ = false;
+  std::shared_ptr<KeptWeights> kept_weights_;
   Memory workspace_;
   std::size_t workspace_bytes_ = 0;
 };

@@ -36,7 +36,7 @@ void run(Cpu<Real>& cpu, const EmbedRowsForward<Real>& op) {
   const int T = op.y.extent(0), E = op.y.extent(1), K = op.prefix ? op.prefix.extent(1) : 0;
   const int N = op.x ? op.x.extent(1) : 0;
   const int chunks = cpu.chunks(T, std::int64_t{E} * (N + 1));
-  const std::int64_t room_size = cpu_detail::gemm_room<Real>(E - K, N);
+  const std::int64_t room_size = cpu_detail::product_room<Real>(E - K, N);
   Real* room = cpu.template workspace<Real>(room_size * chunks);
   cpu.for_chunks(T, chunks, [&](int first, int last, int chunk) {
     for (int t = first; t < last; ++t) {
@@ -53,7 +53,7 @@ void run(Cpu<Real>& cpu, const EmbedRowsForward<Real>& op) {
       cpu_detail::multiply(&op.y.data()[std::int64_t{first} * E + K], E,
                            cpu_detail::as_is(&op.x.data()[std::int64_t{first} * N], N),
                            cpu_detail::transposed(op.weight.data(), N), last - first, E - K, N, cpu_detail::Result::add,
-                           room + chunk * room_size, cpu_detail::NoFinish{});
+                           room + chunk * room_size);
     }
     for (int t = first; t < last; ++t) {
       if (t % op.L >= op.lengths(t / op.L)) std::fill_n(&op.y.data()[std::int64_t{t} * E], E, Real(0));
@@ -82,14 +82,14 @@ void run(Cpu<Real>& cpu, const EmbedRowsBackward<Real>& op) {
   }
   if (op.dprefix || op.dx) {
     const int chunks = cpu.chunks(T, K + std::int64_t{E} * N);
-    const std::int64_t room_size = cpu_detail::gemm_room<Real>(N, E - K);
+    const std::int64_t room_size = cpu_detail::product_room<Real>(N, E - K);
     Real* room = cpu.template workspace<Real>(room_size * chunks);
     cpu.for_chunks(T, chunks, [&](int first, int last, int chunk) {
       if (op.dx) {
         cpu_detail::multiply(&op.dx.data()[std::int64_t{first} * N], N,
                              cpu_detail::as_is(all_dy + std::int64_t{first} * E + K, E),
                              cpu_detail::as_is(op.weight.data(), N), last - first, N, E - K,
-                             cpu_detail::Result::overwrite, room + chunk * room_size, cpu_detail::NoFinish{});
+                             cpu_detail::Result::overwrite, room + chunk * room_size);
       }
       for (int t = first; t < last; ++t) {
         const bool is_padded = t % L >= op.lengths(t / L);
@@ -106,7 +106,7 @@ void run(Cpu<Real>& cpu, const EmbedRowsBackward<Real>& op) {
   }
   if (op.x) {
     const int chunks = cpu.chunks(E - K, std::int64_t{T} * N);
-    const std::int64_t room_size = cpu_detail::gemm_room<Real>(N, T);
+    const std::int64_t room_size = cpu_detail::product_room<Real>(N, T);
     Real* sums = cpu.template workspace<Real>(cpu_detail::padded(E - K) + room_size * chunks);
     Real* room = sums + cpu_detail::padded(E - K);
     cpu.for_chunks(E - K, chunks, [&](int first, int last, int chunk) {
@@ -115,7 +115,7 @@ void run(Cpu<Real>& cpu, const EmbedRowsBackward<Real>& op) {
         cpu_detail::multiply(&op.dweight.data()[std::int64_t{first} * N], N,
                              cpu_detail::transposed(all_dy + std::int64_t{begin} * E + K + first, E),
                              cpu_detail::as_is(&op.x.data()[std::int64_t{begin} * N], N), last - first, N, end - begin,
-                             cpu_detail::Result::add, room + chunk * room_size, cpu_detail::NoFinish{});
+                             cpu_detail::Result::add, room + chunk * room_size);
         for (int t = begin; t < end; ++t) {
           const Real* dy = all_dy + std::int64_t{t} * E + K;
 #pragma omp simd

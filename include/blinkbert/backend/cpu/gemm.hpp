@@ -1,45 +1,26 @@
 #pragma once
 
-// Large products: the one seam where oneDNN or CBLAS may stand in.
+// Large products: the one seam where another library may multiply (onednn.hpp does, in bf16).
 //
 //   C [rows, columns] = or += A [rows, depth] B [depth, columns]
 //
-// Called from one thread on its own rows of C; who splits the rows is the op. B is packed once per block of columns into
-// panels as wide as a tile, A per block into panels as high as a tile, so that the innermost loop reads both in order; a
-// block of A and a panel of B stay in the second cache. Edges are computed as whole tiles beside C, so an
-// element's bits do not depend on where in C it stands. Source of the scheme: Goto, van de Geijn 2008, "Anatomy of
-// high-performance matrix multiplication", ACM TOMS 34(3), 12.
+// B is packed first, by all threads together: panels as wide as a tile, each [depth][width], so that the innermost loop reads
+// it in order. Each thread then computes its own part of C from its rows of A, which it packs a block at a time; a block of
+// A, its block of C and a panel of B stay in the second cache. Edges are computed as whole tiles beside C, so an element's
+// bits do not depend on where in C it stands. Source of the scheme: Goto, van de Geijn 2008, "Anatomy of high-performance
+// matrix multiplication", ACM TOMS 34(3), 12.
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include <blinkbert/backend/cpu/device.hpp>
+#include <blinkbert/backend/cpu/operand.hpp>
 #include <blinkbert/backend/cpu/small_product.hpp>
 #include <blinkbert/backend/cpu/transpose.hpp>
 
 namespace blinkbert::cpu_detail {
-
-/// Element (i, k) is at data[i * row_stride + k * column_stride]; one of the strides is 1.
-template <class Real>
-struct Operand {
-  const Real* data = nullptr;
-  std::int64_t row_stride = 0, column_stride = 0;
-
-  Operand at(std::int64_t i, std::int64_t k) const {
-    return {data + i * row_stride + k * column_stride, row_stride, column_stride};
-  }
-};
-
-template <class Real>
-Operand<Real> as_is(const Real* data, std::int64_t stride) {
-  return {data, stride, 1};
-}
-
-template <class Real>
-Operand<Real> transposed(const Real* data, std::int64_t stride) {
-  return {data, 1, stride};
-}
 
 #if defined(__AVX512F__)
 inline constexpr int gemm_tile_rows = 12;  // 12 x 2 sums, 2 packs of B, 1 of A: 27 of 32 registers
@@ -49,9 +30,9 @@ inline constexpr int gemm_tile_rows = 6;  // 6 x 2 sums, 2 packs of B, 1 of A: 1
 template <class Real>
 inline constexpr int gemm_tile_columns = 2 * pack_size<Real>;
 
-inline constexpr int gemm_depth = 384;                  // of a block: a panel of B is 48 KB at most
-inline constexpr int gemm_rows = 12 * gemm_tile_rows;   // of a block: A takes 216 KB in float, 432 KB in double
-inline constexpr std::int64_t gemm_packed_b = 1 << 20;  // elements of B packed at a time, 4 MB: some of the third cache
+inline constexpr int gemm_rows = 192;   // of a block of A and C
+inline constexpr int gemm_depth = 192;  // of a block: a panel of B takes 24 KB, half of the first cache
+static_assert(gemm_rows % gemm_tile_rows == 0);
 
 /// A panel of A: `gemm_tile_rows` consecutive numbers for each k.
 template <class Real>
@@ -60,21 +41,19 @@ struct PackedLeft {
   Real operator()(int i, int k) const { return data[k * gemm_tile_rows + i]; }
 };
 
-/// Columns of B that are packed at a time.
+/// The same rows where they are.
 template <class Real>
-int gemm_columns(int columns, int depth) {
-  const std::int64_t room = gemm_packed_b / std::max(depth, 1) / gemm_tile_columns<Real> * gemm_tile_columns<Real>;
-  return static_cast<int>(std::clamp<std::int64_t>(multiple_of(gemm_tile_columns<Real>, columns), 0,
-                                                   std::max<std::int64_t>(room, gemm_tile_columns<Real>)));
-}
+struct RowsLeft {
+  const Real* data;
+  std::int64_t stride;
+  Real operator()(int i, int k) const { return data[i * stride + k]; }
+};
 
-/// Elements of workspace that are enough for a call of `multiply` with these sizes or smaller ones.
+/// Whether rows of A are as good where they are: one beside the other, and not so far apart that a tile's rows fall into the
+/// same few lines of the first cache.
 template <class Real>
-std::int64_t gemm_room(int columns, int depth) {
-  const std::int64_t whole = std::int64_t{multiple_of(gemm_tile_columns<Real>, columns)} * depth;
-  const std::int64_t packed_b = std::min(whole, std::max(gemm_packed_b, std::int64_t{gemm_tile_columns<Real>} * depth));
-  return padded(packed_b) + padded(gemm_rows * std::min(gemm_depth, depth)) +
-         padded(gemm_tile_rows * gemm_tile_columns<Real>);
+bool is_read_in_place(const Operand<Real>& a) {
+  return a.column_stride == 1 && a.row_stride * static_cast<std::int64_t>(sizeof(Real)) % 4096 != 0;
 }
 
 /// to[panel][k][i] = element (panel height + i, k) of `from`, zeros beyond `count`.
@@ -95,17 +74,19 @@ void pack_panels(Real* to, const Operand<Real>& from, int count, int depth) {
   for (int k = 0; k < depth; ++k) {
     const Real* row = from.data + k * from.column_stride;
     Real* panel = to + k * height;
-    for (int first = 0; first < full; first += height, panel += panel_size) std::copy_n(row + first, height, panel);
+    // std::copy_n would call memmove for every few numbers.
+    for (int first = 0; first < full; first += height, panel += panel_size) {
+      std::memcpy(panel, row + first, sizeof(Real) * height);
+    }
     if (rest > 0) std::copy_n(row + full, rest, panel);
   }
 }
 
-/// One tile of C from one panel of A and one of B.
-template <class Real>
-void packed_tile(Real* c, std::int64_t c_stride, const Real* a, const Real* b, int rows, int columns, int depth,
+/// One tile of C from up to `gemm_tile_rows` rows of A, filled up with zeros, and one panel of B.
+template <class Left, class Real>
+void packed_tile(Real* c, std::int64_t c_stride, const Left& left, const Real* b, int rows, int columns, int depth,
                  Result result, Real* edge) {
   constexpr int height = gemm_tile_rows, width = gemm_tile_columns<Real>;
-  const PackedLeft<Real> left{a};
   if (rows == height && columns == width) {
     product_tile<height, 2>(c, c_stride, left, b, width, depth, result);
     return;
@@ -130,50 +111,91 @@ void packed_tile(Real* c, std::int64_t c_stride, const Real* a, const Real* b, i
   }
 }
 
-/// C = A B or C += A B. `finish(first_row, last_row, first_column, last_column)` is called for every block of C as soon as
-/// it is complete, while it is still in a cache. `room`: gemm_room(columns, depth) elements.
-template <class Real, class Finish>
-void multiply(Real* c, std::int64_t c_stride, const Operand<Real>& a, const Operand<Real>& b, int rows, int columns,
-              int depth, Result result, Real* room, const Finish& finish) {
-  const int width = gemm_columns<Real>(columns, depth);
-  Real* packed_b = room;
-  Real* packed_a = packed_b + padded(std::int64_t{width} * depth);
-  Real* edge = packed_a + padded(gemm_rows * std::min(gemm_depth, depth));
-  for (int j = 0; j < columns; j += width) {
-    const int block_columns = std::min(width, columns - j);
-    const int panels_width = multiple_of(gemm_tile_columns<Real>, block_columns);
-    for (int k = 0; k < depth; k += gemm_depth) {
-      const Operand<Real> from = b.at(k, j);
-      pack_panels<gemm_tile_columns<Real>>(packed_b + std::int64_t{k} * panels_width,
-                                           {from.data, from.column_stride, from.row_stride}, block_columns,
-                                           std::min(gemm_depth, depth - k));
-    }
+/// Products by the code of this file: what a multiplier has. It holds no state.
+template <class Real>
+struct OwnProducts {
+  using Packed = Real;
+  static constexpr int panel_columns = gemm_tile_columns<Real>;
+
+  static std::int64_t packed_size(int columns, int depth) {
+    return padded(std::int64_t{multiple_of(panel_columns, columns)} * depth);
+  }
+  /// Of the workspace of one thread.
+  static std::int64_t room_size(int, int depth) {
+    return padded(std::int64_t{gemm_rows} * std::min(gemm_depth, depth)) + padded(gemm_tile_rows * panel_columns);
+  }
+
+  /// Where a panel of B begins.
+  template <class Number>
+  static Number* panel(Number* packed, int index, int depth) {
+    return packed + std::int64_t{index} * panel_columns * depth;
+  }
+
+  /// Packs the panels [first, last) of B.
+  static void pack(Real* packed, const Operand<Real>& b, int columns, int depth, int first, int last) {
+    const Operand<Real> from = b.at(0, first * panel_columns);
+    pack_panels<panel_columns>(panel(packed, first, depth), {from.data, from.column_stride, from.row_stride},
+                               std::min(columns, last * panel_columns) - first * panel_columns, depth);
+  }
+
+  /// C = A B or C += A B. `finish(first row, last row)` is called for every block of rows as soon as it is complete, while it
+  /// is still in a cache.
+  template <class Finish>
+  static void multiply(Real* c, std::int64_t c_stride, const Operand<Real>& a, const Real* packed, int rows,
+                       int columns, int depth, Result result, Real* room, const Finish& finish) {
+    const int passes = std::max(1, (depth + gemm_depth - 1) / gemm_depth), block = (depth + passes - 1) / passes;
+    const bool reads_in_place = is_read_in_place(a);
+    Real* packed_a = room;
+    Real* edge = packed_a + padded(std::int64_t{gemm_rows} * std::min(gemm_depth, depth));
     for (int i = 0; i < rows; i += gemm_rows) {
       const int block_rows = std::min(gemm_rows, rows - i);
       if (depth == 0 && result == Result::overwrite) {
-        for (int ii = 0; ii < block_rows; ++ii) std::fill_n(c + (i + ii) * c_stride + j, block_columns, Real(0));
+        for (int ii = 0; ii < block_rows; ++ii) std::fill_n(c + (i + ii) * c_stride, columns, Real(0));
       }
-      for (int k = 0; k < depth; k += gemm_depth) {
-        const int block_depth = std::min(gemm_depth, depth - k);
+      for (int k = 0; k < depth; k += block) {
+        const int block_depth = std::min(block, depth - k);
         const Result tile_result = k == 0 ? result : Result::add;
-        pack_panels<gemm_tile_rows>(packed_a, a.at(i, k), block_rows, block_depth);
-        for (int jj = 0; jj < block_columns; jj += gemm_tile_columns<Real>) {
-          const Real* panel_b = packed_b + std::int64_t{k} * panels_width + std::int64_t{jj} * block_depth;
+        const int in_place = reads_in_place ? block_rows / gemm_tile_rows * gemm_tile_rows : 0;
+        pack_panels<gemm_tile_rows>(packed_a, a.at(i + in_place, k), block_rows - in_place, block_depth);
+        for (int j = 0; j < columns; j += panel_columns) {
+          const Real* panel_b = packed + std::int64_t{j} * depth + std::int64_t{k} * panel_columns;
           for (int ii = 0; ii < block_rows; ii += gemm_tile_rows) {
-            packed_tile(c + (i + ii) * c_stride + j + jj, c_stride, packed_a + std::int64_t{ii} * block_depth, panel_b,
-                        std::min(gemm_tile_rows, block_rows - ii),
-                        std::min(gemm_tile_columns<Real>, block_columns - jj), block_depth, tile_result, edge);
+            const auto compute = [&](const auto& left) {
+              packed_tile(c + (i + ii) * c_stride + j, c_stride, left, panel_b,
+                          std::min(gemm_tile_rows, block_rows - ii), std::min(panel_columns, columns - j), block_depth,
+                          tile_result, edge);
+            };
+            if (ii < in_place) {
+              compute(RowsLeft<Real>{a.at(i + ii, k).data, a.row_stride});
+            } else {
+              compute(PackedLeft<Real>{packed_a + std::int64_t{ii - in_place} * block_depth});
+            }
           }
         }
       }
-      finish(i, i + block_rows, j, j + block_columns);
+      finish(i, i + block_rows);
     }
   }
-}
+};
 
 /// Nothing is left to do with a complete block.
 struct NoFinish {
-  void operator()(int, int, int, int) const {}
+  void operator()(int, int) const {}
 };
+
+/// One thread's product of its own: packs B, then multiplies. `room`: product_room(columns, depth) elements.
+template <class Real>
+void multiply(Real* c, std::int64_t c_stride, const Operand<Real>& a, const Operand<Real>& b, int rows, int columns,
+              int depth, Result result, Real* room) {
+  using Own = OwnProducts<Real>;
+  Real* packed = room + Own::room_size(columns, depth);
+  Own::pack(packed, b, columns, depth, 0, (columns + Own::panel_columns - 1) / Own::panel_columns);
+  Own::multiply(c, c_stride, a, packed, rows, columns, depth, result, room, NoFinish{});
+}
+
+template <class Real>
+std::int64_t product_room(int columns, int depth) {
+  return OwnProducts<Real>::room_size(columns, depth) + OwnProducts<Real>::packed_size(columns, depth);
+}
 
 }  // namespace blinkbert::cpu_detail

@@ -1,89 +1,148 @@
 #pragma once
 
-// Linear layers on the CPU: rows of the result are split over the threads, each chunk is one product; bias and activation
-// are applied to a block of the result while it is still in a cache.
+// Linear layers on the CPU. Many rows of the result are split over the threads, few are not: then its columns are, so that
+// no thread reads all of the weight. Bias and activation are applied to a block of the result while it is still in a cache.
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
+#include <type_traits>
 
 #include <blinkbert/backend/cpu/device.hpp>
 #include <blinkbert/backend/cpu/elementary.hpp>
 #include <blinkbert/backend/cpu/gemm.hpp>
+#if defined(BLINKBERT_WITH_ONEDNN)
+#include <blinkbert/backend/cpu/onednn.hpp>
+#endif
 #include <blinkbert/ops/linear.hpp>
 
 namespace blinkbert {
+namespace cpu_detail {
+
+/// C [rows, columns] = or += A B on all threads. `finish(first row, last row, first column, last column)` is called for every
+/// block of C that is complete. Where `is_weight`, B is packed once if the
+/// device keeps packed weights.
+template <class Multiplier, class Real, class Finish>
+void product_by(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, const Operand<Real>& b, int depth,
+                Result result, bool is_weight, const Finish& finish) {
+  using Packed = typename Multiplier::Packed;
+  const int rows = c.extent(0), columns = c.extent(1);
+  const int panels = (columns + Multiplier::panel_columns - 1) / Multiplier::panel_columns;
+  const std::int64_t room_size = Multiplier::room_size(columns, depth);
+  const std::int64_t packed_size = Multiplier::packed_size(columns, depth);
+  const int chunks = cpu.chunks(rows, std::int64_t{columns} * depth);
+  const auto pack_all = [&](Packed* to) {
+    const std::int64_t panel_size = std::int64_t{Multiplier::panel_columns} * depth;
+    cpu.for_chunks(panels, cpu.chunks(panels, panel_size), [&](int first_panel, int last_panel, int) {
+      Multiplier::pack(to, b, columns, depth, first_panel, last_panel);
+    });
+  };
+  const Packed* kept = nullptr;
+  if (is_weight && cpu.kept_weights()) {
+    kept = cpu.kept_weights()->template get<Packed>({b.data, columns, depth, Multiplier::panel_columns}, packed_size,
+                                                    pack_all);
+  }
+  Packed* room = cpu.template workspace<Packed>(room_size * chunks + (kept ? 0 : packed_size));
+  Packed* own = room + room_size * chunks;
+  const Packed* packed = kept ? kept : own;
+  if (chunks > 1 && rows < chunks * gemm_rows && panels >= chunks) {
+    cpu.for_chunks(panels, chunks, [&](int first_panel, int last_panel, int chunk) {
+      const int first = first_panel * Multiplier::panel_columns;
+      const int last = std::min(columns, last_panel * Multiplier::panel_columns);
+      if (!kept) Multiplier::pack(own, b, columns, depth, first_panel, last_panel);
+      Multiplier::multiply(c.data() + first, columns, a, Multiplier::panel(packed, first_panel, depth), rows,
+                           last - first, depth, result, room + chunk * room_size,
+                           [&](int first_row, int last_row) { finish(first_row, last_row, first, last); });
+    });
+    return;
+  }
+  if (!kept) pack_all(own);
+  cpu.for_chunks(rows, chunks, [&](int first, int last, int chunk) {
+    Multiplier::multiply(c.data() + std::int64_t{first} * columns, columns, a.at(first, 0), packed, last - first,
+                         columns, depth, result, room + chunk * room_size,
+                         [&](int first_row, int last_row) { finish(first + first_row, first + last_row, 0, columns); });
+  });
+}
+
+/// The product by the code that is right for it: in bf16 where the device multiplies so and the product is not a sliver.
+template <class Real, class Finish>
+void product(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, const Operand<Real>& b, int depth,
+             Result result, bool is_weight, const Finish& finish) {
+#if defined(BLINKBERT_WITH_ONEDNN)
+  if constexpr (std::is_same_v<Real, float>) {
+    constexpr int least = 32;
+    if (cpu.multiplies_in_bf16() && c.extent(1) >= least && depth >= least) {
+      return product_by<Bf16Products>(cpu, c, a, b, depth, result, is_weight, finish);
+    }
+  }
+#endif
+  product_by<OwnProducts<Real>>(cpu, c, a, b, depth, result, is_weight, finish);
+}
+
+}  // namespace cpu_detail
+
+template <class Real>
+std::string Cpu<Real>::bf16_obstacle() {
+#if defined(BLINKBERT_WITH_ONEDNN)
+  return cpu_detail::Bf16Products::obstacle();
+#else
+  return "this build has no oneDNN, which multiplies in bf16 (Debian: libdnnl-dev)";
+#endif
+}
 
 template <class Real>
 void run(Cpu<Real>& cpu, const LinearForward<Real>& op) {
   using cpu_detail::Pack;
   op.check();
-  const int T = op.x.extent(0), in = op.x.extent(1), out = op.weight.extent(0);
-  const int chunks = cpu.chunks(T, std::int64_t{in} * out);
-  const std::int64_t room_size = cpu_detail::gemm_room<Real>(out, in);
-  Real* room = cpu.template workspace<Real>(room_size * chunks);
-  cpu.for_chunks(T, chunks, [&](int first, int last, int chunk) {
-    Real* y = &op.y.data()[std::int64_t{first} * out];
-    Real* h = op.pre_activation ? &op.pre_activation.data()[std::int64_t{first} * out] : y;
-    const auto finish = [&](int first_row, int last_row, int first_column, int last_column) {
-      for (int t = first_row; t < last_row; ++t) {
-        const std::int64_t row = std::int64_t{t} * out + first_column, width = last_column - first_column;
-        cpu_detail::map_packs<Real>(
-            h + row, width, [](Pack<Real> sum, Pack<Real> bias) { return sum + bias; }, h + row,
-            op.bias.data() + first_column);
-        if (op.activation == Activation::gelu)
-          cpu_detail::map_packs<Real>(y + row, width, cpu_detail::gelu<Real>, h + row);
-      }
-    };
-    cpu_detail::multiply(h, out, cpu_detail::as_is(&op.x.data()[std::int64_t{first} * in], in),
-                         cpu_detail::transposed(op.weight.data(), in), last - first, out, in,
-                         cpu_detail::Result::overwrite, room + chunk * room_size, finish);
-  });
+  const int in = op.x.extent(1), out = op.weight.extent(0);
+  const View<Real, 2> h = op.pre_activation ? op.pre_activation : op.y;
+  const auto finish = [&](int first_row, int last_row, int first_column, int last_column) {
+    for (int t = first_row; t < last_row; ++t) {
+      const std::int64_t begin = std::int64_t{t} * out + first_column, width = last_column - first_column;
+      Real* row = h.data() + begin;
+      cpu_detail::map_packs<Real>(
+          row, width, [](Pack<Real> sum, Pack<Real> bias) { return sum + bias; }, row, op.bias.data() + first_column);
+      if (op.activation == Activation::gelu)
+        cpu_detail::map_packs<Real>(op.y.data() + begin, width, cpu_detail::gelu<Real>, row);
+    }
+  };
+  cpu_detail::product(cpu, h, cpu_detail::as_is(op.x.data(), in), cpu_detail::transposed(op.weight.data(), in), in,
+                      cpu_detail::Result::overwrite, true, finish);
 }
 
 template <class Real>
 void run(Cpu<Real>& cpu, const LinearInputGradient<Real>& op) {
   using cpu_detail::Pack;
   op.check();
-  const int T = op.dy.extent(0), out = op.weight.extent(0), in = op.weight.extent(1);
-  const int chunks = cpu.chunks(T, std::int64_t{in} * out);
-  const std::int64_t room_size = cpu_detail::gemm_room<Real>(in, out);
-  Real* room = cpu.template workspace<Real>(room_size * chunks);
-  cpu.for_chunks(T, chunks, [&](int first, int last, int chunk) {
-    const std::int64_t begin = std::int64_t{first} * in;
-    Real* dx = op.dx.data() + begin;
-    if (op.residual && op.residual.data() != op.dx.data()) {
-      std::copy_n(op.residual.data() + begin, std::int64_t{last - first} * in, dx);
-    }
-    const auto finish = [&](int first_row, int last_row, int first_column, int last_column) {
-      if (!op.pre_activation) return;
+  const int out = op.weight.extent(0), in = op.weight.extent(1);
+  const bool adds = op.residual && op.residual.data() == op.dx.data();
+  const auto finish = [&](int first_row, int last_row, int first_column, int last_column) {
+    const auto map_rows = [&](const View<const Real, 2>& other, const auto& function) {
       for (int t = first_row; t < last_row; ++t) {
-        const std::int64_t row = std::int64_t{t} * in + first_column;
-        cpu_detail::map_packs<Real>(
-            dx + row, last_column - first_column,
-            [](Pack<Real> sum, Pack<Real> h) { return sum * cpu_detail::gelu_slope<Real>(h); }, dx + row,
-            op.pre_activation.data() + begin + row);
+        Real* dx = op.dx.data() + std::int64_t{t} * in + first_column;
+        cpu_detail::map_packs<Real>(dx, last_column - first_column, function, dx,
+                                    other.data() + std::int64_t{t} * in + first_column);
       }
     };
-    cpu_detail::multiply(dx, in, cpu_detail::as_is(&op.dy.data()[std::int64_t{first} * out], out),
-                         cpu_detail::as_is(op.weight.data(), in), last - first, in, out,
-                         op.residual ? cpu_detail::Result::add : cpu_detail::Result::overwrite,
-                         room + chunk * room_size, finish);
-  });
+    if (op.pre_activation) {
+      map_rows(op.pre_activation, [](Pack<Real> sum, Pack<Real> h) { return sum * cpu_detail::gelu_slope<Real>(h); });
+    } else if (op.residual && !adds) {
+      map_rows(op.residual, [](Pack<Real> sum, Pack<Real> residual) { return sum + residual; });
+    }
+  };
+  cpu_detail::product(cpu, op.dx, cpu_detail::as_is(op.dy.data(), out), cpu_detail::as_is(op.weight.data(), in), out,
+                      adds ? cpu_detail::Result::add : cpu_detail::Result::overwrite, false, finish);
 }
 
 template <class Real>
 void run(Cpu<Real>& cpu, const LinearWeightGradient<Real>& op) {
   op.check();
   const int T = op.x.extent(0), in = op.x.extent(1), out = op.dy.extent(1);
-  const int chunks = cpu.chunks(out, std::int64_t{T} * in);
-  const std::int64_t room_size = cpu_detail::gemm_room<Real>(in, T);
-  Real* sums = cpu.template workspace<Real>(cpu_detail::padded(out) + room_size * chunks);
-  Real* room = sums + cpu_detail::padded(out);
-  cpu.for_chunks(out, chunks, [&](int first, int last, int chunk) {
-    cpu_detail::multiply(&op.dweight.data()[std::int64_t{first} * in], in,
-                         cpu_detail::transposed(op.dy.data() + first, out), cpu_detail::as_is(op.x.data(), in),
-                         last - first, in, T, cpu_detail::Result::add, room + chunk * room_size,
-                         cpu_detail::NoFinish{});
+  cpu_detail::product(cpu, op.dweight.view(), cpu_detail::transposed(op.dy.data(), out),
+                      cpu_detail::as_is(op.x.data(), in), T, cpu_detail::Result::add, false, [](int, int, int, int) {});
+  const int chunks = cpu.chunks(out, T);
+  Real* sums = cpu.template workspace<Real>(out);
+  cpu.for_chunks(out, chunks, [&](int first, int last, int) {
     std::fill(sums + first, sums + last, Real(0));
     for (int t = 0; t < T; ++t) {
       const Real* dy = &op.dy.data()[std::int64_t{t} * out];

@@ -1,0 +1,172 @@
+// Products whose factors are rounded to bf16 (oneDNN), and weights that are kept packed, against the same products in float.
+
+#include <memory>
+
+#include <tests/ops/backends.hpp>
+#include <tests/ops/compare.hpp>
+
+namespace blinkbert::test {
+namespace {
+
+struct Sizes {
+  int T, in, out;
+};
+// Rows, columns and depths that fill up blocks of 192, panels of 64 and steps of 32, and that do not; few rows (columns are
+// split over threads), many rows, several blocks per thread, a sliver that is left to float.
+constexpr Sizes sizes[] = {{1, 32, 32},     {0, 32, 40},     {30, 64, 192}, {31, 33, 65},  {32, 64, 64},
+                           {7, 130, 70},    {193, 96, 64},   {450, 70, 66}, {900, 32, 96}, {1920, 64, 64},
+                           {64, 256, 1500}, {64, 1500, 256}, {70, 40, 31},  {70, 31, 40}};
+
+/// Why the tests of this file cannot run here, as a warning that ctest takes for a skip.
+bool is_missing() {
+  const std::string obstacle = Cpu<float>::bf16_obstacle();
+  if (!obstacle.empty()) WARN("skipped: " << obstacle);
+  return !obstacle.empty();
+}
+
+/// Multiples of 1/4 up to 2: bf16 holds them, and sums of fewer than 2^18 products of two are exact in float, in any order.
+std::vector<float> quarters(int count, std::uint64_t key) {
+  std::vector<float> values = random_values<float>(count, key, 8.49);
+  for (float& value : values) value = std::nearbyint(value) / 4;
+  return values;
+}
+
+struct Results {
+  std::vector<float> y, activated, dx, dh, sum, added, dweight, dbias;
+};
+
+/// Every product of a linear layer.
+Results run_linear(bool in_bf16, int threads, const Sizes& size, const std::vector<float>& x,
+                   const std::vector<float>& weight, const std::vector<float>& dy) {
+  const auto [T, in, out] = size;
+  Stage<Cpu<float>> stage(threads);
+  if (in_bf16) stage.device.multiply_in_bf16();
+  const auto input = stage.input(x, T, in);
+  const auto w = stage.input(weight, out, in);
+  const auto gradient = stage.input(dy, T, out);
+  const auto before = stage.input(quarters(T * in, 4), T, in);
+  Results results;
+
+  LinearForward<float> forward{.y = stage.template output<float>(T, out),
+                               .pre_activation = {},
+                               .x = input,
+                               .weight = w,
+                               .bias = stage.input(quarters(out, 5), out)};
+  stage.run_twice(forward);
+  results.y = stage.values(forward.y);
+  forward.activation = Activation::gelu;
+  stage.run_twice(forward);
+  results.activated = stage.values(forward.y);
+
+  LinearInputGradient<float> backward{.dx = stage.template output<float>(T, in), .dy = gradient, .weight = w};
+  stage.run_twice(backward);
+  results.dx = stage.values(backward.dx);
+  backward.pre_activation = before;
+  stage.run_twice(backward);
+  results.dh = stage.values(backward.dx);
+  backward.pre_activation = {};
+  backward.residual = before;
+  stage.run_twice(backward);
+  results.sum = stage.values(backward.dx);
+  backward.dx = stage.in_and_out(quarters(T * in, 4), T, in);
+  backward.residual = backward.dx;
+  stage.run_twice(backward);
+  results.added = stage.values(backward.dx);
+
+  const LinearWeightGradient<float> weights{.dweight = stage.sum(quarters(out * in, 6), out, in),
+                                            .dbias = stage.sum(quarters(out, 7), out),
+                                            .dy = gradient,
+                                            .x = input};
+  stage.run_twice(weights);
+  results.dweight = stage.values(weights.dweight);
+  results.dbias = stage.values(weights.dbias);
+  return results;
+}
+
+void require_same(const Results& a, const Results& b) {
+  CHECK(a.y == b.y);
+  CHECK(a.activated == b.activated);
+  CHECK(a.dx == b.dx);
+  CHECK(a.dh == b.dh);
+  CHECK(a.sum == b.sum);
+  CHECK(a.added == b.added);
+  CHECK(a.dweight == b.dweight);
+  CHECK(a.dbias == b.dbias);
+}
+
+TEST_CASE("products in bf16 are those in float where nothing is rounded") {
+  if (is_missing()) return;
+  for (const Sizes& size : sizes) {
+    for (const int threads : {1, 2, 3}) {
+      INFO("T " << size.T << ", in " << size.in << ", out " << size.out << ", threads " << threads);
+      const auto x = quarters(size.T * size.in, 1), weight = quarters(size.out * size.in, 2),
+                 dy = quarters(size.T * size.out, 3);
+      require_same(run_linear(true, threads, size, x, weight, dy), run_linear(false, threads, size, x, weight, dy));
+    }
+  }
+}
+
+TEST_CASE("products in bf16 round their factors to the nearest") {
+  if (is_missing()) return;
+  const Sizes size{200, 96, 80};
+  const auto rounded = [](std::vector<float> values) {
+    for (float& value : values) value = static_cast<float>(bf16(value));
+    return values;
+  };
+  auto x = random_values<float>(size.T * size.in, 1), weight = random_values<float>(size.out * size.in, 2),
+       dy = random_values<float>(size.T * size.out, 3);
+  x[0] = 1 + 0x1p-8f, x[1] = 1 + 3 * 0x1p-8f, x[2] = -1 - 0x1p-8f;  // ties, to even
+  x[3] = 0x1p-130f;
+  const Results results = run_linear(true, 2, size, x, weight, dy);
+  Results of_rounded = run_linear(true, 2, size, rounded(x), rounded(weight), rounded(dy));
+  of_rounded.dbias = results.dbias;  // a sum, and no product: nothing is rounded
+  require_same(results, of_rounded);
+  CHECK(results.y != run_linear(false, 2, size, x, weight, dy).y);
+}
+
+TEST_CASE("products in bf16 hand on what is not finite") {
+  if (is_missing()) return;
+  const Sizes size{40, 64, 64};
+  auto x = quarters(size.T * size.in, 1);
+  const auto weight = quarters(size.out * size.in, 2), dy = quarters(size.T * size.out, 3);
+  x[5] = std::bit_cast<float>(0x7fffffffu);  // a NaN that rounding up would turn into -0
+  x[static_cast<std::size_t>(size.in) + 7] = std::numeric_limits<float>::infinity();
+  const std::vector<float> y = run_linear(true, 2, size, x, weight, dy).y;
+  for (int column = 0; column < size.out; ++column) {
+    CHECK(std::isnan(y[static_cast<std::size_t>(column)]));
+    CHECK_FALSE(std::isfinite(y[static_cast<std::size_t>(size.out + column)]));
+  }
+}
+
+TEST_CASE("weights that stay are packed once, by whichever device comes first") {
+  for (const bool in_bf16 : {false, true}) {
+    if (in_bf16 && !Cpu<float>::bf16_obstacle().empty()) continue;
+    for (const Sizes& size : {Sizes{30, 64, 192}, Sizes{450, 70, 66}}) {
+      INFO("T " << size.T << ", in bf16 " << in_bf16);
+      const auto [T, in, out] = size;
+      const auto kept = std::make_shared<KeptWeights>();
+      std::vector<float> weight = quarters(out * in, 2), bias = quarters(out, 5);
+      const std::vector<float> x = quarters(T * in, 1);
+      const auto product = [&, T = T, in = in, out = out](int threads, bool keeps) {
+        Cpu<float> cpu(threads);
+        if (in_bf16) cpu.multiply_in_bf16();
+        if (keeps) cpu.keep_weights(kept);
+        std::vector<float> y(static_cast<std::size_t>(T * out));
+        run(cpu, LinearForward<float>{.y = {y.data(), {T, out}},
+                                      .x = {x.data(), {T, in}},
+                                      .weight = {weight.data(), {out, in}},
+                                      .bias = {bias.data(), {out}}});
+        return y;
+      };
+      const std::vector<float> plain = product(2, false);
+      CHECK(product(2, true) == plain);
+      weight.assign(weight.size(), 0);  // what is kept is no longer what lies there
+      CHECK(product(1, true) == plain);
+      CHECK(product(3, true) == plain);
+      CHECK(product(2, false) != plain);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace blinkbert::test
