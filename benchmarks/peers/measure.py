@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import statistics
+import sys
 import time
 
 BATCHES = 8  # that a measurement goes through in turn
@@ -27,6 +28,8 @@ def add_flags(parser, B):
     parser.add_argument("--threads", type=int, default=0, help="0 takes all")
     parser.add_argument("--seconds", type=float, default=10, help="how long is measured (%(default)s)")
     parser.add_argument("--warmup", type=float, default=3, help="seconds before that which do not count (%(default)s)")
+    parser.add_argument("--turns", type=int, default=0,
+                        help="so many measurements, each after a line on standard input and with a line after it")
     parser.add_argument("--weights", type=pathlib.Path, help="weights and sizes from this checkpoint")
     parser.add_argument("--json", type=pathlib.Path, help="write the result there, with the time of every repetition")
 
@@ -34,6 +37,21 @@ def add_flags(parser, B):
 STARTED = time.perf_counter()  # by then PyTorch is imported
 BLOCK_MS = 200
 start = {}  # seconds from there until the first repetition was done
+
+
+def turns(run, flags):
+    """`repetitions` in as many turns as the flags say, when the program at the other end of the pipe says so: so several
+    peers can wait ready for each other."""
+    if not flags.turns:
+        return repetitions(run, flags.seconds, flags.warmup)
+    run(0)
+    start["seconds"] = time.perf_counter() - STARTED
+    ms = []
+    for _ in range(flags.turns):
+        print("ready", flush=True)
+        sys.stdin.readline()
+        ms += repetitions(run, flags.seconds, flags.warmup)
+    return ms
 
 
 def repetitions(run, seconds, warmup, per_block=1, wait=lambda: None, drain=lambda: None):
@@ -101,6 +119,36 @@ def rate_of_copies(torch):
     torch.cuda.synchronize()
     ms = [a.elapsed_time(b) for a, b in zip(marks[5:], marks[6:])]
     return 2 * 4 * size / (1e6 * statistics.median(ms))
+
+
+def metadata_of(path):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return file.metadata()
+
+
+def take_sizes(flags, path):
+    """Puts the sizes of a checkpoint into the flags; returns its configuration."""
+    metadata = metadata_of(path)
+    config = json.loads(metadata["config"])
+    model = config["model"]
+    flags.B, flags.L, flags.N = config["train"]["batch"], config["data"]["window"], len(json.loads(metadata["features"]))
+    flags.E, flags.heads, flags.blocks = model["width"], model["heads"], model["blocks"]
+    flags.upscaling, flags.norm = model["upscaling"], model["norm"]
+    return config
+
+
+def rows_read(chosen):
+    """Of `chosen` [B, L]: rows of each sequence [B, Q], as many as the longest list has; where the M real ones stand among
+    the B Q; where they stand among the B L."""
+    import numpy as np
+
+    B, L = chosen.shape
+    counts = chosen.sum(axis=1)
+    by_sequence = np.argsort(~chosen, axis=1, kind="stable")[:, : counts.max()]
+    places = np.flatnonzero(np.arange(counts.max()) < counts[:, None])
+    return by_sequence, places, (by_sequence + L * np.arange(B)[:, None]).flatten()[places]
 
 
 def folder_name(machine):

@@ -68,7 +68,7 @@ def main():
         return 0 if error < TOLERANCES[flags.dtype] else 1
     random = np.random.default_rng(1)
     batches = [random.normal(size=(flags.B, flags.L, flags.N)).astype(np.float32) for _ in range(measure.BATCHES)]
-    ms = measure.repetitions(lambda i: score(batches[i % len(batches)]), flags.seconds, flags.warmup)
+    ms = measure.turns(lambda i: score(batches[i % len(batches)]), flags)
     memory = measure.peak_memory_mib()
     measure.report(flags, "score", library, flags.runtime, ms, memory, last_row=flags.last_row)
     return 0

@@ -10,7 +10,9 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, safe_open
+from safetensors.torch import load_file
+
+import measure
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "parity"))
 import model as parity  # noqa: E402
@@ -26,18 +28,10 @@ def settings_of(flags, hidden, head_rows):
 
 
 class RowsRead:
-    """Rows that the last block is computed for. `by_sequence` [B, Q]: rows of each sequence, as many as the longest list
-    has; `places` [M]: where the real ones stand among the B Q; `flat` [M]: where they stand among the B L."""
+    """Rows that the last block is computed for: measure.rows_read of `chosen` [B, L] on a device."""
 
-    def __init__(self, chosen):
-        B, L = chosen.shape
-        counts = chosen.sum(dim=1)
-        width = int(counts.max())
-        order = torch.argsort(chosen.to(torch.uint8), dim=1, descending=True, stable=True)
-        self.by_sequence = order[:, :width]
-        is_real = torch.arange(width, device=chosen.device) < counts[:, None]
-        self.places = is_real.flatten().nonzero()[:, 0]
-        self.flat = (self.by_sequence + L * torch.arange(B, device=chosen.device)[:, None]).flatten()[self.places]
+    def __init__(self, chosen, device):
+        self.by_sequence, self.places, self.flat = (torch.from_numpy(rows).to(device) for rows in measure.rows_read(chosen))
 
 
 def flex_attention(q, k, v, attn_mask, dropout_p):
@@ -141,25 +135,9 @@ class TorchModel(parity.BlinkModel):
         return self.run_head(encoded[:, -1] if read is None else encoded)[:, 0]
 
 
-def metadata_of(path):
-    with safe_open(path, framework="pt") as file:
-        return file.metadata()
-
-
-def take_sizes(flags, path):
-    """Puts the sizes of a checkpoint into the flags; returns its configuration."""
-    metadata = metadata_of(path)
-    config = json.loads(metadata["config"])
-    model = config["model"]
-    flags.B, flags.L, flags.N = config["train"]["batch"], config["data"]["window"], len(json.loads(metadata["features"]))
-    flags.E, flags.heads, flags.blocks = model["width"], model["heads"], model["blocks"]
-    flags.upscaling, flags.norm = model["upscaling"], model["norm"]
-    return config
-
-
 def load_model(path, dropout):
     """The model of a checkpoint."""
-    metadata = metadata_of(path)
+    metadata = measure.metadata_of(path)
     net = TorchModel(metadata["task"], len(json.loads(metadata["features"])), json.loads(metadata["config"]), dropout)
     net.load_state_dict(load_file(path), strict=True)
     return net

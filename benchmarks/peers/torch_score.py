@@ -17,6 +17,7 @@ import sys
 
 sys.dont_write_bytecode = True
 try:
+    import numpy as np
     import torch
     from safetensors.torch import load_file
 
@@ -32,9 +33,9 @@ class Scorer(torch.nn.Module):
     def __init__(self, net, flags):
         super().__init__()
         self.net = net
-        chosen = torch.zeros(flags.B, flags.L, dtype=torch.bool, device=flags.device)
+        chosen = np.zeros((flags.B, flags.L), dtype=bool)
         chosen[:, -1] = True
-        self.read = torch_model.RowsRead(chosen) if flags.last_row else None
+        self.read = torch_model.RowsRead(chosen, flags.device) if flags.last_row else None
 
     def forward(self, x):
         return self.net.scores(x, self.read)
@@ -85,7 +86,7 @@ def main():
     if flags.check:
         flags.weights = flags.check / "weights.safetensors"
     if flags.weights:
-        torch_model.take_sizes(flags, flags.weights)
+        measure.take_sizes(flags, flags.weights)
     with torch.inference_mode():
         if flags.check:
             return check(flags)
@@ -96,8 +97,7 @@ def main():
             torch.onnx.export(scorer, (batches[0],), flags.export, input_names=["x"], output_names=["scores"],
                               dynamo=True, external_data=False, verbose=False)
             return 0
-        ms = measure.repetitions(lambda i: scorer(batches[i % len(batches)].to(flags.device)).cpu(), flags.seconds,
-                                 flags.warmup)
+        ms = measure.turns(lambda i: scorer(batches[i % len(batches)].to(flags.device)).cpu(), flags)
     memory = measure.peak_memory_mib()
     more = {"device_memory_mib": torch.cuda.max_memory_allocated() / 2**20,
             "gpu": torch.cuda.get_device_name()} if flags.device == "cuda" else {}

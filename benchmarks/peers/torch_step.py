@@ -11,42 +11,33 @@ the gradients of the first: step_bench with double precision, and this program's
 further away than the tolerance.
 """
 
-import argparse
 import contextlib
-import json
-import pathlib
 import sys
 
 sys.dont_write_bytecode = True
 try:
+    import numpy as np
     import torch
-    from safetensors.torch import load_file
 
     import measure
+    import step_peer
     import torch_model
 except ImportError as error:
     sys.exit(f"torch_step.py: {error}; install PyTorch for it: bash benchmarks/peers/install.sh torch")
 
-RATE, WEIGHT_DECAY, CLIP = 6.2e-4, 0.0095, 1.0
-# Of gradients. fp32: largest difference over the largest value of a tensor. Others: norm of the difference over
-# the norm; rounding alone reaches several per cent in small tensors, another formula some ten.
-TOLERANCES = {"fp64": 1e-5, "fp32": 1e-5, "tf32": 0.05, "bf16": 0.2}
-# Of losses. AdamW's first steps divide a gradient by its own size, which magnifies rounding where it is nearly zero: two
-# updates of a model of width 512 in fp32 reach 2e-5.
-LOSS_TOLERANCES = {"fp64": 1e-4, "fp32": 1e-4, "tf32": 1e-2, "bf16": 0.05}
 BACKENDS = {"efficient": "EFFICIENT_ATTENTION", "math": "MATH", "flash": "FLASH_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
 
 
 class Batch:
     """One batch on the device, as `masked_loss` takes it."""
 
-    def __init__(self, flags, x, target, chosen, visible, dtype):
-        x, target = x.to(flags.device, dtype), target.to(flags.device, dtype)
-        chosen, visible = chosen.to(flags.device), visible.to(flags.device)
+    def __init__(self, flags, rows, dtype):
+        x, target = (torch.from_numpy(values).to(flags.device, dtype) for values in (rows.x, rows.target))
+        chosen, visible = (torch.from_numpy(values).to(flags.device) for values in (rows.chosen, rows.visible))
         places = chosen.flatten().nonzero()[:, 0]
         self.x, self.target, self.places = x, target[chosen], places
         self.keys = visible[:, None, None, :] if flags.hide else None
-        self.read = torch_model.RowsRead(chosen) if flags.last_block == "read" else None
+        self.read = torch_model.RowsRead(rows.chosen, flags.device) if flags.last_block == "read" else None
 
     def arguments(self):
         return self.x, self.target, self.keys, self.places, self.read
@@ -61,37 +52,13 @@ class Batch:
                 getattr(self.read, name).copy_(getattr(other.read, name))
 
 
-def take_rates(flags, path):
-    """What a checkpoint of step_bench says of the flags."""
-    config = torch_model.take_sizes(flags, path)
-    flags.dropout, flags.mask_rate = config["model"]["dropout"], config["mask"]["rate"]
-    flags.hide = int(config["mask"]["hide"] == "chosen")
-    flags.head_rows, flags.last_block = config["head"]["rows"], config["model"]["last_block"]
-
-
-def random_batch(flags, generator):
-    """Of every sequence as many rows are chosen as by mask.count = "batch"; all of them are replaced."""
-    x = torch.randn(flags.B, flags.L, flags.N, generator=generator)
-    rate = round(1e6 * flags.mask_rate)
-    sums = [(rate * flags.L * b + 500000) // 1000000 for b in range(flags.B + 1)]
-    counts = torch.tensor(sums).diff()
-    chosen = torch.rand(flags.B, flags.L, generator=generator).argsort(dim=1).argsort(dim=1) < counts[:, None]
-    masked = torch.where(chosen[:, :, None], -1.0, x)
-    return Batch(flags, masked, x, chosen, ~chosen, flags.number)
-
-
-def stored_batch(flags, tensors, i, dtype):
-    chosen, visible = (tensors[f"{name}.{i}"].bool() for name in ("chosen", "visible"))
-    return Batch(flags, tensors[f"x.{i}"], tensors[f"target.{i}"], chosen, visible, dtype)
-
-
 class Step:
     """A model and its optimizer; `run(batch)` trains one step and returns its loss."""
 
     def __init__(self, flags, net, mode, dtype):
         self.flags, self.net = flags, net
         self.has_narrow_parameters = dtype == "bf16" and flags.params == "bf16"
-        groups = torch_model.parameter_groups(net, WEIGHT_DECAY)
+        groups = torch_model.parameter_groups(net, step_peer.WEIGHT_DECAY)
         self.parameters = [p for group in groups for p in group["params"]]
         self.trained = self.parameters
         if self.has_narrow_parameters:
@@ -111,8 +78,8 @@ class Step:
             loss = torch.compile(loss, dynamic=False, mode=mode)
         self.loss = loss
         self.uses_autocast = dtype == "bf16" and not self.has_narrow_parameters
-        self.optimizer = torch.optim.AdamW(groups, lr=RATE, eps=1e-8,
-                                           fused=True, capturable=flags.graph == 1)
+        self.optimizer = torch.optim.AdamW(groups, lr=step_peer.RATE, eps=step_peer.EPSILON, fused=True,
+                                           capturable=flags.graph == 1)
         self.graph = None
 
     def attention(self):
@@ -130,7 +97,7 @@ class Step:
     def update(self):
         if self.has_narrow_parameters:
             torch._foreach_copy_([p.grad for p in self.trained], [p.grad for p in self.parameters])
-        torch.nn.utils.clip_grad_norm_(self.trained, CLIP, foreach=True)
+        torch.nn.utils.clip_grad_norm_(self.trained, step_peer.CLIP, foreach=True)
         self.optimizer.step()
         if self.has_narrow_parameters:
             with torch.no_grad():
@@ -161,64 +128,23 @@ class Step:
         self.graph = graph
 
 
-def relative_errors(found, expected, by_norm):
-    """Per tensor; a bias relative to its weight's gradient where that is larger, a sum over the same rows: a bias in front
-    of a batch norm has no gradient at all but rounding."""
-    def size(tensor):
-        return (tensor.norm() if by_norm else tensor.abs().max()).item()
-
-    errors = {}
-    for name, reference in expected.items():
-        scale = size(reference)
-        if name.endswith("bias"):
-            scale = max(scale, size(expected[name[: -len("bias")] + "weight"]))
-        errors[name] = size(found[name].double() - reference) / scale
-    return errors
-
-
-def train_stored(flags, tensors, mode, dtype):
+def train_stored(flags, tensors):
     """Losses of the stored steps, and the gradients of the first."""
-    number = torch.float64 if dtype == "fp64" else torch.float32
-    net = torch_model.load_model(flags.check / "weights.safetensors", 0).to(flags.device, number).train()
-    step = Step(flags, net, mode, dtype)
+    number = torch.float64 if flags.dtype == "fp64" else torch.float32
+    net = torch_model.load_model(flags.weights, 0).to(flags.device, number).train()
+    step = Step(flags, net, flags.mode, flags.dtype)
     losses, gradients = [], None
-    while f"x.{len(losses)}" in tensors:
-        loss = step.backward(stored_batch(flags, tensors, len(losses), step.number))
+    for rows in step_peer.stored_rows(tensors):
+        loss = step.backward(Batch(flags, rows, step.number))
         losses.append(loss.item())
         if gradients is None:
-            gradients = {name: p.grad.detach().cpu().clone() for name, p in net.named_parameters()}
+            gradients = {name: p.grad.detach().double().cpu().numpy().copy() for name, p in net.named_parameters()}
         step.update()
     return losses, gradients
 
 
-def check(flags):
-    tensors = load_file(flags.check / "ours.safetensors")
-    reference_flags = argparse.Namespace(**{**vars(flags), "device": "cpu", "attn": "default", "graph": 0,
-                                           "params": "fp32"})
-    losses, gradients = train_stored(reference_flags, tensors, "eager", "fp64")
-    peer_losses, peer_gradients = train_stored(flags, tensors, flags.mode, flags.dtype)
-    ours = ([tensors[f"loss.{i}"].item() for i in range(len(losses))],
-            {name: tensors[f"grad.{name}"] for name in gradients})
-    by_norm = flags.dtype in ("tf32", "bf16")
-    result, is_good = {"steps": len(losses), "tensors": len(gradients)}, True
-    for who, (their_losses, their_gradients) in {"ours": ours, "peer": (peer_losses, peer_gradients)}.items():
-        errors = relative_errors(their_gradients, gradients, by_norm)
-        worst = max(errors, key=errors.get)
-        loss_error = max(abs(a / b - 1) for a, b in zip(their_losses, losses))
-        result[who] = {"loss_error": loss_error, "gradient_error": errors[worst], "worst": worst}
-        is_good &= errors[worst] < TOLERANCES[flags.dtype] and loss_error < LOSS_TOLERANCES[flags.dtype]
-    print(json.dumps(result))
-    return 0 if is_good else 1
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    measure.add_flags(parser, 64)
-    parser.add_argument("--dropout", type=float, default=0.01)
-    parser.add_argument("--mask-rate", type=float, default=0.15)
-    parser.add_argument("--hide", type=int, default=1, choices=[0, 1], help="1: chosen rows are hidden as keys")
-    parser.add_argument("--head-rows", default="all", choices=["all", "masked"])
-    parser.add_argument("--last-block", default="all", choices=["all", "read"])
+    parser = step_peer.make_parser(__doc__.split("\n\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="fp32", choices=["fp64", "fp32", "tf32", "bf16"],
                         help="bf16: autocast, parameters stay fp32")
@@ -230,10 +156,7 @@ def main():
                         help="the only attention allowed; an error where it does not take these inputs")
     parser.add_argument("--graph", type=int, default=0, choices=[0, 1],
                         help="1: the whole step is one CUDA graph (with eager, compile, max-autotune-no-cudagraphs)")
-    parser.add_argument("--check", type=pathlib.Path, help="compare with what step_bench --check left in this folder")
-    flags = parser.parse_args()
-    if flags.last_block == "read" and flags.head_rows == "all":
-        parser.error("--last-block read needs --head-rows masked")
+    flags = step_peer.parse(parser)
     is_cuda = flags.device == "cuda"
     if is_cuda and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no GPU")
@@ -246,23 +169,20 @@ def main():
     flags.threads = torch.get_num_threads()
     flags.number = torch.float64 if flags.dtype == "fp64" else torch.float32
     if flags.check:
-        take_rates(flags, flags.check / "weights.safetensors")
-        return check(flags)
+        return step_peer.check(flags, train_stored, device="cpu", mode="eager", attn="default", graph=0, params="fp32")
 
     torch.manual_seed(1)
     if flags.weights:
-        take_rates(flags, flags.weights)
         net = torch_model.load_model(flags.weights, flags.dropout)
     else:
         settings = torch_model.settings_of(flags, [64], flags.head_rows)
         net = torch_model.TorchModel("pretraining", flags.N, settings, flags.dropout)
     net = net.to(flags.device, flags.number).train()
-    generator = torch.Generator().manual_seed(1)
+    random = np.random.default_rng(1)
     step = Step(flags, net, flags.mode, flags.dtype)
-    flags.number = step.number
-    batches = [random_batch(flags, generator) for _ in range(measure.BATCHES)]
+    batches = [Batch(flags, step_peer.random_rows(flags, random), step.number) for _ in range(measure.BATCHES)]
     if flags.graph:
-        step.capture(random_batch(flags, generator))
+        step.capture(Batch(flags, step_peer.random_rows(flags, random), step.number))
     drain = torch.cuda.synchronize if is_cuda else lambda: None
     last = {}
 
@@ -273,7 +193,7 @@ def main():
     if is_cuda:
         ms = measure.repetitions(run, flags.seconds, flags.warmup, 20, measure.wait_one_behind(torch), drain)
     else:
-        ms = measure.repetitions(run, flags.seconds, flags.warmup)
+        ms = measure.turns(run, flags)
     memory = measure.peak_memory_mib()
     more = {"device_memory_mib": torch.cuda.max_memory_allocated() / 2**20,
             "gpu": torch.cuda.get_device_name()} if is_cuda else {}
@@ -284,10 +204,8 @@ def main():
     gemm = measure.rate_of_products(lambda: torch.mm(x, weight.t(), out=out), T, flags.E, 20 if is_cuda else 1, drain)
     if is_cuda:
         more["copy_gbyte_per_second"] = measure.rate_of_copies(torch)
-    measure.report(flags, "step", f"torch {torch.__version__}", flags.mode, ms, memory, dropout=flags.dropout,
-                   mask_rate=flags.mask_rate, hide=flags.hide, head_rows=flags.head_rows, last_block=flags.last_block,
-                   attn=flags.attn, params=flags.params, graph=flags.graph, chosen_rows=len(batches[0].places),
-                   loss=float(last["loss"]), gemm_gflop_per_second=gemm, **more)
+    step_peer.report(flags, f"torch {torch.__version__}", flags.mode, ms, memory, len(batches[0].places),
+                     float(last["loss"]), gemm, attn=flags.attn, params=flags.params, graph=flags.graph, **more)
     return 0
 
 
