@@ -282,6 +282,11 @@ inline void report(const Json& result, const Timing& timing) {
     std::cout << "  of the device  " << number(result["device_memory_mib"]) << '\n'
               << "copies GB/s      " << number(result["copy_gbyte_per_second"]) << "  (read and written)\n";
   }
+  if (result.contains("gemm_share")) {
+    std::cout << "in products      " << number(100 * result["gemm_share"].get<double>()) << " %; ms of each op:";
+    for (const auto& [op, op_ms] : result["ms_by_op"].items()) std::cout << ' ' << op << ' ' << number(op_ms);
+    std::cout << '\n';
+  }
   if (timing.json.empty()) return;
   std::ofstream file(timing.json);
   file << result.dump() << '\n';

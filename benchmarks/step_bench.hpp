@@ -11,6 +11,7 @@
 #include <blinkbert/train/trainer.hpp>
 
 #include "measure.hpp"
+#include "profile.hpp"
 
 namespace benchmarks {
 
@@ -57,6 +58,41 @@ void add_batch(std::map<std::string, Tensor>& tensors, Device& device, const Dev
   tensors[text("target.", i)] = Tensor::of<float>({B, L, N}, target_values);
   tensors[text("chosen.", i)] = Tensor::of<std::uint8_t>({B, L}, chosen);
   tensors[text("visible.", i)] = Tensor::of<std::uint8_t>({B, L}, visible);
+}
+
+/// Milliseconds of a step by op, "other" what no op takes, and `gemm_share`: the share of the ops that are products (with their
+/// bias, GELU and residual).
+inline Json profile_step(const StepFlags& flags) {
+  using Stage = PretrainingStage<ProfiledCpu>;
+  const Config config = step_config(flags);
+  ProfiledCpu cpu(flags.threads);
+  DeviceNotes<ProfiledCpu>().set_up(cpu, flags);
+  Stage::Model model(cpu, config);
+  Stage stage(cpu, config);
+  const RandomWindows data(batches * flags.B, flags.L, flags.N);
+  BatchLoader<ProfiledCpu> loader(data.table);
+  Buckets<Stage::Model, ProfiledCpu> buckets(cpu, model, flags.B, flags.L);
+  Trainer<Stage> trainer(cpu, model, stage, loader, buckets, data.windows, config.train, std::nullopt);
+  double begin = 0;
+  int steps = -1;  // the first is not counted
+  trainer.train({.after_step =
+                     [&](const StepReport&) {
+                       if (++steps == 0) {
+                         cpu.ms.clear();
+                         begin = now_in_ms();
+                       }
+                     },
+                 .should_stop = [&] { return steps >= 3 && now_in_ms() - begin > 300; }});
+  const double whole = now_in_ms() - begin;
+  double products = 0, ops = 0;
+  Json by_op;
+  for (const auto& [name, ms] : cpu.ms) {
+    by_op[name] = ms / steps;
+    ops += ms;
+    if (name.starts_with("Linear") || name.starts_with("EmbedRows")) products += ms;
+  }
+  by_op["other"] = (whole - ops) / steps;
+  return {{"ms_by_op", by_op}, {"gemm_share", products / whole}};
 }
 
 /// Trains: for the time asked, or, where flags.check names a folder, a few steps that leave there weights.safetensors
@@ -136,6 +172,7 @@ void run_step_bench(const StepFlags& flags) {
   result["graph"] = CapturesGraphs<Device> ? flags.graph : 0;
   result["chosen_rows"] = M;
   result["loss"] = loss;
+  if constexpr (std::is_same_v<Device, Cpu<float>>) result.update(profile_step(flags));
   report(result, flags);
 }
 

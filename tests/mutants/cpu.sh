@@ -15,8 +15,10 @@ mutant linear $cpu/gemm.hpp 's#std::int64_t{k} \* panel_columns;#0;#' 'every blo
 mutant linear $cpu/gemm.hpp 's#a.at(i + in_place, k)#a.at(in_place, k)#' 'every block of rows from the first rows of A'
 mutant linear $cpu/gemm.hpp 's#a.at(i + ii, k)#a.at(ii, k)#' 'every block of rows from the first rows of A, in place'
 mutant linear $cpu/linear.hpp 's#a.at(first, 0)#a#' 'every thread multiplies the first rows'
-mutant linear $cpu/linear.hpp 's#op.dbias(o) += sums#op.dbias(o) = sums#' 'dbias overwritten instead of added to'
-mutant linear $cpu/linear.hpp 's#for (int t = 0; t < T; ++t)#for (int t = 1; t < T; ++t)#' 'dbias without the first row'
+mutant linear $cpu/linear.hpp 's#dbias\[column\] += sum#dbias[column] = sum#' 'dbias overwritten instead of added to, last columns'
+mutant linear $cpu/linear.hpp 's#cpu_detail::load<Real>(to) + sums#sums#' 'dbias overwritten instead of added to'
+mutant linear $cpu/linear.hpp 's#for (int t = 0; t < T; ++t) sum +=#for (int t = 1; t < T; ++t) sum +=#' 'dbias without the first row, last columns'
+mutant linear $cpu/linear.hpp 's#for (int t = 0; t < T; ++t) {#for (int t = 1; t < T; ++t) {#' 'dbias without the first row'
 mutant linear $cpu/elementary.hpp 's#gelu_cubic = 0.044715#gelu_cubic = 0.0447#' 'the cubic term of GELU a little off'
 mutant linear $cpu/elementary.hpp 's#3 \* gelu_cubic#2 * gelu_cubic#' 'the slope of GELU with 2 instead of 3'
 

@@ -99,10 +99,10 @@ class Cpu {
   void upload(std::byte* to, const std::byte* from, std::size_t bytes) { copy(to, from, bytes); }
   void download(std::byte* to, const std::byte* from, std::size_t bytes) { copy(to, from, bytes); }
   void copy(std::byte* to, const std::byte* from, std::size_t bytes) {
-    if (bytes > 0) std::memcpy(to, from, bytes);
+    for_pieces(bytes, [&](std::size_t first, std::size_t count) { std::memcpy(to + first, from + first, count); });
   }
   void zero(std::byte* to, std::size_t bytes) {
-    if (bytes > 0) std::memset(to, 0, bytes);
+    for_pieces(bytes, [&](std::size_t first, std::size_t count) { std::memset(to + first, 0, count); });
   }
 
   // Everything is done when a call returns.
@@ -149,6 +149,18 @@ class Cpu {
  private:
   static constexpr std::int64_t least_work =
       1 << 16;  // operations; about 20 us, several times what waking a thread takes
+
+  /// Calls body(first, count) for pieces of many bytes, on all threads.
+  template <class Body>
+  void for_pieces(std::size_t bytes, const Body& body) const {
+    constexpr std::size_t piece = 1 << 18;
+    const int pieces = static_cast<int>((bytes + piece - 1) / piece);
+    for_chunks(pieces, chunks(pieces, piece), [&](int first, int last, int) {
+      const std::size_t begin = static_cast<std::size_t>(first) * piece;
+      const std::size_t end = std::min(bytes, static_cast<std::size_t>(last) * piece);
+      if (begin < end) body(begin, end - begin);
+    });
+  }
 
   static int border(int items, int chunks, int chunk) { return static_cast<int>(std::int64_t{items} * chunk / chunks); }
 

@@ -19,6 +19,9 @@
 namespace blinkbert {
 namespace cpu_detail {
 
+/// Rows for a thread from which on A is split: fewer, and each thread reads all of A and its own part of B.
+inline constexpr int least_rows = 4 * gemm_tile_rows;
+
 /// C [rows, columns] = or += A B on all threads. `finish(first row, last row, first column, last column)` is called for every
 /// block of C that is complete. Where `is_weight`, B is packed once if the
 /// device keeps packed weights.
@@ -45,7 +48,7 @@ void product_by(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, 
   Packed* room = cpu.template workspace<Packed>(room_size * chunks + (kept ? 0 : packed_size));
   Packed* own = room + room_size * chunks;
   const Packed* packed = kept ? kept : own;
-  if (chunks > 1 && rows < chunks * gemm_rows && panels >= chunks) {
+  if (chunks > 1 && rows < chunks * least_rows && panels >= chunks) {
     cpu.for_chunks(panels, chunks, [&](int first_panel, int last_panel, int chunk) {
       const int first = first_panel * Multiplier::panel_columns;
       const int last = std::min(columns, last_panel * Multiplier::panel_columns);
@@ -140,16 +143,32 @@ void run(Cpu<Real>& cpu, const LinearWeightGradient<Real>& op) {
   const int T = op.x.extent(0), in = op.x.extent(1), out = op.dy.extent(1);
   cpu_detail::product(cpu, op.dweight.view(), cpu_detail::transposed(op.dy.data(), out),
                       cpu_detail::as_is(op.x.data(), in), T, cpu_detail::Result::add, false, [](int, int, int, int) {});
-  const int chunks = cpu.chunks(out, T);
-  Real* sums = cpu.template workspace<Real>(out);
-  cpu.for_chunks(out, chunks, [&](int first, int last, int) {
-    std::fill(sums + first, sums + last, Real(0));
-    for (int t = 0; t < T; ++t) {
-      const Real* dy = &op.dy.data()[std::int64_t{t} * out];
-#pragma omp simd
-      for (int o = first; o < last; ++o) sums[o] += dy[o];
+  // A few packs of columns at a time, so that their sums stay in registers.
+  constexpr int packs = 4, width = packs * cpu_detail::pack_size<Real>;
+  const int blocks = (out + width - 1) / width;
+  cpu.for_chunks(blocks, cpu.chunks(blocks, std::int64_t{width} * T), [&](int first, int last, int) {
+    for (int o = first * width; o < std::min(out, last * width); o += width) {
+      const Real* dy = op.dy.data() + o;
+      Wide<Real>* dbias = op.dbias.data() + o;
+      if (o + width <= out) {
+        cpu_detail::Pack<Real> sums[packs]{};
+        for (int t = 0; t < T; ++t) {
+          for (int i = 0; i < packs; ++i) {
+            sums[i] += cpu_detail::load<Real>(dy + std::int64_t{t} * out + i * cpu_detail::pack_size<Real>);
+          }
+        }
+        for (int i = 0; i < packs; ++i) {
+          Wide<Real>* to = dbias + i * cpu_detail::pack_size<Real>;
+          cpu_detail::store<Real>(to, cpu_detail::load<Real>(to) + sums[i]);
+        }
+        continue;
+      }
+      for (int column = 0; column < out - o; ++column) {
+        Real sum = 0;
+        for (int t = 0; t < T; ++t) sum += dy[std::int64_t{t} * out + column];
+        dbias[column] += sum;
+      }
     }
-    for (int o = first; o < last; ++o) op.dbias(o) += sums[o];
   });
 }
 
