@@ -36,8 +36,7 @@ void run(Cpu<Real>& cpu, const AdamW<Real>& op) {
     for (int p = first; p < last; ++p) {
       const cpu_detail::Piece& piece = pieces.data[p];
       const Segment& segment = op.segments(piece.segment);
-      const double steps =
-          static_cast<double>(step - segment.first_trainable + 1 - (skipped - segment.skips_before));
+      const double steps = static_cast<double>(step - segment.first_trainable + 1 - (skipped - segment.skips_before));
       const W correction1 = static_cast<W>(1 - std::pow(static_cast<double>(op.beta1), steps));
       const W correction2 = static_cast<W>(1 - std::pow(static_cast<double>(op.beta2), steps));
       const W decay = segment.decays ? kept : W(1);

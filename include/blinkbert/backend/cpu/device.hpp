@@ -42,13 +42,16 @@ class HostMemory {
   std::unique_ptr<std::byte, Release> bytes_;
 };
 
+/// What multiplies the large matrices of linear layers; the library's own products where oneDNN is not there.
+enum class Products { onednn, onednn_bf16, own };
+
 /// Weights of linear layers as products read them: packed when they are first used, for models that stay as they are.
 /// Devices and threads may share one object; it outlives none of the weights.
 class KeptWeights {
  public:
   struct Key {
     const void* weight;
-    int columns, depth, panel_columns;
+    int columns, depth, format;
     auto operator<=>(const Key&) const = default;
   };
 
@@ -87,9 +90,11 @@ class Cpu {
 
   /// From now on linear layers round what they multiply to bf16 and add up in float; all else stays in float. Only where
   /// bf16_obstacle() is empty.
+  void multiply_in_bf16() requires std::is_same_v<Number, float> { products_ = Products::onednn_bf16; }
   static std::string bf16_obstacle();  // why this cannot be had here
-  void multiply_in_bf16() requires std::is_same_v<Number, float> { multiplies_in_bf16_ = true; }
-  bool multiplies_in_bf16() const { return multiplies_in_bf16_; }
+  /// From now on products are the library's own, also where oneDNN is there.
+  void multiply_without_onednn() { products_ = Products::own; }
+  Products products() const { return products_; }
 
   /// From now on the weights stay as they are, and linear layers keep them packed there.
   void keep_weights(std::shared_ptr<KeptWeights> kept) { kept_weights_ = std::move(kept); }
@@ -165,7 +170,7 @@ class Cpu {
   static int border(int items, int chunks, int chunk) { return static_cast<int>(std::int64_t{items} * chunk / chunks); }
 
   int threads_;
-  bool multiplies_in_bf16_ = false;
+  Products products_ = Products::onednn;
   std::shared_ptr<KeptWeights> kept_weights_;
   Memory workspace_;
   std::size_t workspace_bytes_ = 0;

@@ -16,11 +16,31 @@
 #include <type_traits>
 
 #include <blinkbert/backend/cpu/device.hpp>
-#include <blinkbert/backend/cpu/operand.hpp>
 #include <blinkbert/backend/cpu/small_product.hpp>
 #include <blinkbert/backend/cpu/transpose.hpp>
 
 namespace blinkbert::cpu_detail {
+
+/// Element (i, k) is at data[i * row_stride + k * column_stride]; one of the strides is 1.
+template <class Real>
+struct Operand {
+  const Real* data = nullptr;
+  std::int64_t row_stride = 0, column_stride = 0;
+
+  Operand at(std::int64_t i, std::int64_t k) const {
+    return {data + i * row_stride + k * column_stride, row_stride, column_stride};
+  }
+};
+
+template <class Real>
+Operand<Real> as_is(const Real* data, std::int64_t stride) {
+  return {data, stride, 1};
+}
+
+template <class Real>
+Operand<Real> transposed(const Real* data, std::int64_t stride) {
+  return {data, 1, stride};
+}
 
 #if defined(__AVX512F__)
 inline constexpr int gemm_tile_rows = 12;  // 12 x 2 sums, 2 packs of B, 1 of A: 27 of 32 registers
@@ -116,6 +136,7 @@ template <class Real>
 struct OwnProducts {
   using Packed = Real;
   static constexpr int panel_columns = gemm_tile_columns<Real>;
+  static constexpr int format = 0;  // of packed factors; another for each multiplier
 
   static std::int64_t packed_size(int columns, int depth) {
     return padded(std::int64_t{multiple_of(panel_columns, columns)} * depth);

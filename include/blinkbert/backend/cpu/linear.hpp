@@ -42,8 +42,8 @@ void product_by(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, 
   };
   const Packed* kept = nullptr;
   if (is_weight && cpu.kept_weights()) {
-    kept = cpu.kept_weights()->template get<Packed>({b.data, columns, depth, Multiplier::panel_columns}, packed_size,
-                                                    pack_all);
+    kept =
+        cpu.kept_weights()->template get<Packed>({b.data, columns, depth, Multiplier::format}, packed_size, pack_all);
   }
   Packed* room = cpu.template workspace<Packed>(room_size * chunks + (kept ? 0 : packed_size));
   Packed* own = room + room_size * chunks;
@@ -67,15 +67,27 @@ void product_by(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, 
   });
 }
 
-/// The product by the code that is right for it: in bf16 where the device multiplies so and the product is not a sliver.
+#if defined(BLINKBERT_WITH_ONEDNN)
+/// Whether oneDNN's product in float is the faster one: own ones need no packed rows of A that oneDNN cannot read in place.
+inline bool is_for_onednn(int rows, int columns, int depth, const Operand<float>& a) {
+  const bool is_transposed = a.column_stride != 1;
+  const std::int64_t weight = std::int64_t{columns} * (is_transposed ? rows : depth);
+  return FloatFactors::is_there() && depth >= 32 && weight >= (is_transposed ? 1 << 17 : 1 << 15);
+}
+#endif
+
+/// The product by the code that is right for it.
 template <class Real, class Finish>
 void product(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, const Operand<Real>& b, int depth,
              Result result, bool is_weight, const Finish& finish) {
 #if defined(BLINKBERT_WITH_ONEDNN)
   if constexpr (std::is_same_v<Real, float>) {
-    constexpr int least = 32;
-    if (cpu.multiplies_in_bf16() && c.extent(1) >= least && depth >= least) {
-      return product_by<Bf16Products>(cpu, c, a, b, depth, result, is_weight, finish);
+    constexpr int least = 32;  // slivers stay in float
+    if (cpu.products() == Products::onednn_bf16 && c.extent(1) >= least && depth >= least) {
+      return product_by<OneDnnProducts<Bf16Factors>>(cpu, c, a, b, depth, result, is_weight, finish);
+    }
+    if (cpu.products() == Products::onednn && is_for_onednn(c.extent(0), c.extent(1), depth, a)) {
+      return product_by<OneDnnProducts<FloatFactors>>(cpu, c, a, b, depth, result, is_weight, finish);
     }
   }
 #endif
@@ -87,9 +99,9 @@ void product(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, con
 template <class Real>
 std::string Cpu<Real>::bf16_obstacle() {
 #if defined(BLINKBERT_WITH_ONEDNN)
-  return cpu_detail::Bf16Products::obstacle();
+  return cpu_detail::Bf16Factors::obstacle();
 #else
-  return "this build has no oneDNN, which multiplies in bf16 (Debian: libdnnl-dev)";
+  return "this build has no oneDNN, which multiplies in bf16 here (Debian: libdnnl-dev)";
 #endif
 }
 

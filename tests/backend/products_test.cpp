@@ -1,4 +1,4 @@
-// Products whose factors are rounded to bf16 (oneDNN), and weights that are kept packed, against the same products in float.
+// Products by oneDNN, in float and in bf16, and weights that are kept packed, against the library's own products.
 
 #include <memory>
 
@@ -13,9 +13,10 @@ struct Sizes {
 };
 // Rows, columns and depths that fill up blocks of 192, panels of 64 and steps of 32, and that do not; few rows (columns are
 // split over threads), many rows, several blocks per thread, a sliver that is left to float.
-constexpr Sizes sizes[] = {{1, 32, 32},     {0, 32, 40},     {30, 64, 192}, {31, 33, 65},  {32, 64, 64},
-                           {7, 130, 70},    {193, 96, 64},   {450, 70, 66}, {900, 32, 96}, {1920, 64, 64},
-                           {64, 256, 1500}, {64, 1500, 256}, {70, 40, 31},  {70, 31, 40}};
+constexpr Sizes sizes[] = {{1, 32, 32},   {0, 32, 40},    {30, 64, 192},   {31, 33, 65},
+                           {32, 64, 64},  {7, 130, 70},   {193, 96, 64},   {450, 70, 66},
+                           {900, 32, 96}, {1920, 64, 64}, {64, 256, 1500}, {64, 1500, 256},
+                           {70, 40, 31},  {70, 31, 40},   {33, 200, 180},  {450, 400, 350}};
 
 /// Why the tests of this file cannot run here, as a warning that ctest takes for a skip.
 bool is_missing() {
@@ -31,16 +32,21 @@ std::vector<float> quarters(int count, std::uint64_t key) {
   return values;
 }
 
+void set_products(Cpu<float>& cpu, Products products) {
+  if (products == Products::onednn_bf16) cpu.multiply_in_bf16();
+  if (products == Products::own) cpu.multiply_without_onednn();
+}
+
 struct Results {
   std::vector<float> y, activated, dx, dh, sum, added, dweight, dbias;
 };
 
 /// Every product of a linear layer.
-Results run_linear(bool in_bf16, int threads, const Sizes& size, const std::vector<float>& x,
+Results run_linear(Products products, int threads, const Sizes& size, const std::vector<float>& x,
                    const std::vector<float>& weight, const std::vector<float>& dy) {
   const auto [T, in, out] = size;
   Stage<Cpu<float>> stage(threads);
-  if (in_bf16) stage.device.multiply_in_bf16();
+  set_products(stage.device, products);
   const auto input = stage.input(x, T, in);
   const auto w = stage.input(weight, out, in);
   const auto gradient = stage.input(dy, T, out);
@@ -94,14 +100,16 @@ void require_same(const Results& a, const Results& b) {
   CHECK(a.dbias == b.dbias);
 }
 
-TEST_CASE("products in bf16 are those in float where nothing is rounded") {
+TEST_CASE("products by oneDNN are the library's own where nothing is rounded") {
   if (is_missing()) return;
   for (const Sizes& size : sizes) {
     for (const int threads : {1, 2, 3}) {
       INFO("T " << size.T << ", in " << size.in << ", out " << size.out << ", threads " << threads);
       const auto x = quarters(size.T * size.in, 1), weight = quarters(size.out * size.in, 2),
                  dy = quarters(size.T * size.out, 3);
-      require_same(run_linear(true, threads, size, x, weight, dy), run_linear(false, threads, size, x, weight, dy));
+      const Results own = run_linear(Products::own, threads, size, x, weight, dy);
+      require_same(run_linear(Products::onednn, threads, size, x, weight, dy), own);
+      require_same(run_linear(Products::onednn_bf16, threads, size, x, weight, dy), own);
     }
   }
 }
@@ -117,11 +125,11 @@ TEST_CASE("products in bf16 round their factors to the nearest") {
        dy = random_values<float>(size.T * size.out, 3);
   x[0] = 1 + 0x1p-8f, x[1] = 1 + 3 * 0x1p-8f, x[2] = -1 - 0x1p-8f;  // ties, to even
   x[3] = 0x1p-130f;
-  const Results results = run_linear(true, 2, size, x, weight, dy);
-  Results of_rounded = run_linear(true, 2, size, rounded(x), rounded(weight), rounded(dy));
+  const Results results = run_linear(Products::onednn_bf16, 2, size, x, weight, dy);
+  Results of_rounded = run_linear(Products::onednn_bf16, 2, size, rounded(x), rounded(weight), rounded(dy));
   of_rounded.dbias = results.dbias;  // a sum, and no product: nothing is rounded
   require_same(results, of_rounded);
-  CHECK(results.y != run_linear(false, 2, size, x, weight, dy).y);
+  CHECK(results.y != run_linear(Products::own, 2, size, x, weight, dy).y);
 }
 
 TEST_CASE("products in bf16 hand on what is not finite") {
@@ -131,7 +139,7 @@ TEST_CASE("products in bf16 hand on what is not finite") {
   const auto weight = quarters(size.out * size.in, 2), dy = quarters(size.T * size.out, 3);
   x[5] = std::bit_cast<float>(0x7fffffffu);  // a NaN that rounding up would turn into -0
   x[static_cast<std::size_t>(size.in) + 7] = std::numeric_limits<float>::infinity();
-  const std::vector<float> y = run_linear(true, 2, size, x, weight, dy).y;
+  const std::vector<float> y = run_linear(Products::onednn_bf16, 2, size, x, weight, dy).y;
   for (int column = 0; column < size.out; ++column) {
     CHECK(std::isnan(y[static_cast<std::size_t>(column)]));
     CHECK_FALSE(std::isfinite(y[static_cast<std::size_t>(size.out + column)]));
@@ -139,17 +147,17 @@ TEST_CASE("products in bf16 hand on what is not finite") {
 }
 
 TEST_CASE("weights that stay are packed once, by whichever device comes first") {
-  for (const bool in_bf16 : {false, true}) {
-    if (in_bf16 && !Cpu<float>::bf16_obstacle().empty()) continue;
-    for (const Sizes& size : {Sizes{30, 64, 192}, Sizes{450, 70, 66}}) {
-      INFO("T " << size.T << ", in bf16 " << in_bf16);
+  for (const Products products : {Products::own, Products::onednn, Products::onednn_bf16}) {
+    if (products == Products::onednn_bf16 && !Cpu<float>::bf16_obstacle().empty()) continue;
+    for (const Sizes& size : {Sizes{30, 64, 192}, Sizes{450, 70, 66}, Sizes{450, 200, 180}}) {
+      INFO("T " << size.T << ", products " << static_cast<int>(products));
       const auto [T, in, out] = size;
       const auto kept = std::make_shared<KeptWeights>();
       std::vector<float> weight = quarters(out * in, 2), bias = quarters(out, 5);
       const std::vector<float> x = quarters(T * in, 1);
       const auto product = [&, T = T, in = in, out = out](int threads, bool keeps) {
         Cpu<float> cpu(threads);
-        if (in_bf16) cpu.multiply_in_bf16();
+        set_products(cpu, products);
         if (keeps) cpu.keep_weights(kept);
         std::vector<float> y(static_cast<std::size_t>(T * out));
         run(cpu, LinearForward<float>{.y = {y.data(), {T, out}},
