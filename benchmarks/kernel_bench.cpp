@@ -486,6 +486,19 @@ class Cases {
           const auto dx = b.real(T, E);
           return GatherRowsBackward<Real>{.dx = dx, .dy = b.real(M, E), .slots = b.choose(of).slots, .residual = dx};
         });
+    add("mean_rows_forward", text(of.name(), ", E ", E), TE + of.B * (E * number + 4.0), 0, [=](Buffers<Device>& b) {
+      return MeanRowsForward<Real>{.y = b.real(of.B, E), .x = b.real(T, E), .lengths = b.lengths(of), .L = of.L};
+    });
+    add("mean_rows_backward", text(of.name(), ", E ", E), TE + of.B * (E * number + 4.0), 0, [=](Buffers<Device>& b) {
+      return MeanRowsBackward<Real>{.dx = b.real(T, E), .dy = b.real(of.B, E), .lengths = b.lengths(of), .L = of.L};
+    });
+    add("append_statistics", text(of.name(), ", N ", N),
+        (1 + statistics_inputs) * TN + 4.0 * of.B * (1 + visible_words(of.L)), 0, [=](Buffers<Device>& b) {
+          return AppendStatistics<Real>{.y = b.real(of.B, of.L, statistics_inputs * N),
+                                        .x = b.real(of.B, of.L, N),
+                                        .lengths = b.lengths(of),
+                                        .visible = b.choose(of).visible};
+        });
     add("batch_norm_forward", rows, 2 * MF, 0, [M](Buffers<Device>& b) {
       return BatchNormForward<Real>{.y = b.real(M, hidden),
                                     .mean = b.wide(hidden),

@@ -26,7 +26,9 @@ void take_over(Config& config, const std::set<std::string>& explicit_keys, const
   const Config& saved = backbone.header.config;
   const auto is_inherited = [](std::string_view key) {
     return key == "data.features" || key == "data.calibration" || key == "data.calibration_blinks" ||
-           key == "data.scaler" || key == "data.tail_bound" || key == "data.window" || key.starts_with("model.");
+           key == "data.increments" || key == "data.transform" || key == "data.transform_scale" ||
+           key == "data.scaler" || key == "data.scaler_weight" || key == "data.tail_bound" || key == "data.window" ||
+           key == "data.window_statistics" || key.starts_with("model.");
   };
   for (const std::string& key : explicit_keys) {
     if (is_inherited(key) && value_of(config, key) != value_of(saved, key)) {
@@ -35,11 +37,16 @@ void take_over(Config& config, const std::set<std::string>& explicit_keys, const
     }
   }
   config.data.features = saved.data.features;
+  config.data.increments = saved.data.increments;
+  config.data.transform = saved.data.transform;
+  config.data.transform_scale = saved.data.transform_scale;
   config.data.calibration = saved.data.calibration;
   config.data.calibration_blinks = saved.data.calibration_blinks;
   config.data.scaler = saved.data.scaler;
+  config.data.scaler_weight = saved.data.scaler_weight;
   config.data.tail_bound = saved.data.tail_bound;
   config.data.window = saved.data.window;
+  config.data.window_statistics = saved.data.window_statistics;
   config.model = saved.model;
 }
 
@@ -73,19 +80,28 @@ void print_load_report(const LoadReport& report) {
   line("other shape", report.other_shape);
 }
 
-/// The output starts at the mean label of the training windows.
+/// Labels and weights of windows.
+struct Labels {
+  std::vector<double> labels, weights;
+
+  explicit Labels(std::span<const NumberedWindow> windows) {
+    for (const NumberedWindow& one : windows) {
+      labels.push_back(one.window.label);
+      weights.push_back(one.window.weight);
+    }
+  }
+};
+
+/// The output starts at what the training windows' labels alone say.
 template <class Stage>
-double start_at_label_mean(Workshop<Stage>& shop, std::span<const NumberedWindow> windows) {
-  double sum = 0;
-  for (const NumberedWindow& one : windows) sum += one.window.label;
-  const double mean = sum / static_cast<double>(windows.size());
+void start_at_labels(Workshop<Stage>& shop, const Labels& training, const Config& config) {
+  const std::vector<double> outputs = starting_outputs(training.labels, training.weights, config);
+  const std::vector<float> values(outputs.begin(), outputs.end());
   auto& set = shop.model.parameters();
   for (const auto& entry : set.entries()) {
-    const auto value = static_cast<float>(mean);
-    if (entry.name == "head.output.bias") upload(shop.device, set.slice(set.values(), entry), &value);
+    if (entry.name == "head.output.bias") upload(shop.device, set.slice(set.values(), entry), values.data());
   }
   set.refresh_working(shop.device);
-  return mean;
 }
 
 /// The baselines' scores of the test windows.
@@ -140,9 +156,10 @@ Json scores_json(const std::vector<ScoredWindow>& scored, const Config& config, 
 }
 
 template <class Stage>
-Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& run) {
-  const std::vector<ScoredWindow> scored = evaluate_scores(shop.device, shop.model, shop.stage, shop.buckets,
-                                                           shop.loader, run.dataset, config.train.batch, run.test);
+Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& run, const ScoreReading& reading) {
+  const std::vector<ScoredWindow> scored =
+      evaluate_scores(shop.device, shop.model, shop.stage, shop.buckets, shop.loader, run.dataset, config.train.batch,
+                      run.test, reading);
   Json test{{"drivers", run.split.finetuning.test},
             {"windows", run.test.size()},
             {"model", scores_json(scored, config, run)}};
@@ -161,11 +178,15 @@ void print(std::ostream& out, const Json& report) {
       << (report["backbone"].get<std::string>().empty() ? "from scratch" : "pre-trained backbone") << ", best epoch "
       << report["best_epoch"] << ").\n"
       << "kpi: balanced accuracy over the levels. bsa, va: share of windows, of recordings with the right level;\n"
-      << "bsre, vre: squared distance to the right level's band. [95 % over drivers]\n\n";
+      << "bsre, vre: squared distance to the right level's band. va counts a recording's windows, va_mean and "
+         "vre_mean\n"
+      << "take its mean. A model over levels counts as its most likely level, its score clipped into that level's "
+         "band.\n"
+      << "[95 % over drivers]\n\n";
   std::vector<std::vector<std::string>> rows{{"", "model", "", "training mean", "ridge"}};
   for (const NamedScore& score : named_scores) {
     const std::string name(score.name);
-    const bool is_share = name == "accuracy" || name == "kpi" || name == "bsa" || name == "va";
+    const bool is_share = name == "accuracy" || name == "kpi" || name == "bsa" || name.starts_with("va");
     const double unit = is_share ? 100 : 1;
     const auto cell = [&](const Json& value) {
       return fixed(value.is_number() ? Json(unit * value.get<double>()) : value, is_share ? 1 : 3);
@@ -222,15 +243,20 @@ int train(const Config& config, const std::optional<Backbone>& backbone, const T
   }
   Trainer<Stage> trainer(shop.device, shop.model, shop.stage, shop.loader, shop.buckets, run.training, config.train,
                          unfreeze);
-  start_at_label_mean(shop, run.training);
+  const Labels training(run.training);
+  start_at_labels(shop, training, config);
+  ScoreReading reading{.loss = config.train.loss};
+  if (is_over_levels(reading.loss)) reading.level_values = level_means(training.labels, config.labels);
   const CheckpointHeader header{.config = config,
                                 .scaler = run.dataset.scaler,
                                 .data = run.fingerprint,
-                                .training_drivers = run.split.finetuning.training};
+                                .training_drivers = run.split.finetuning.training,
+                                .level_values = reading.level_values};
   const std::string source = backbone ? backbone->fingerprint : "";
   const auto evaluate = [&]() -> Metrics {
+    if (run.validation.empty()) return {};
     const auto scored = evaluate_scores(shop.device, shop.model, shop.stage, shop.buckets, shop.loader, run.dataset,
-                                        config.train.batch, run.validation);
+                                        config.train.batch, run.validation, reading);
     const ScoreMetrics metrics = score_metrics(score_sums(scored, config.labels));
     Metrics named;
     for (const NamedScore& score : named_scores) named.emplace_back(std::string(score.name), metrics.*score.value);
@@ -238,7 +264,7 @@ int train(const Config& config, const std::optional<Backbone>& backbone, const T
   };
   return run_in_folder(
       shop, trainer, config, run, header, source, flags, time, evaluate,
-      [&] { return evaluate_test(shop, config, run); }, print);
+      [&] { return evaluate_test(shop, config, run, reading); }, print);
 }
 
 int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::path>& backbone_path, bool from_scratch) {

@@ -122,8 +122,9 @@ Safetensors run_checkpoint(const ParityFlags& flags, const Safetensors& checkpoi
                            const Arrays& arrays) {
   using Model = typename Stage::Model;
   using Device = typename Stage::Device;
-  // The loss of the contract, whatever the run was trained with: squared, all weights 1.
-  config.train.loss = LossKind::squared;
+  // The loss of the contract, whatever the run was trained with: squared, all weights 1. A loss over levels stays.
+  if (!is_over_levels(config.train.loss)) config.train.loss = LossKind::squared;
+  config.train.recording_weights = false;
   config.mask.calibration_weight = 1;
   Device device(flags.threads);
   Model model(device, config);
@@ -154,7 +155,7 @@ Safetensors run_checkpoint(const ParityFlags& flags, const Safetensors& checkpoi
   download(device, values.data(), output);
   std::vector<std::int64_t> shape{output.extent(0), output.extent(1)};
   if (model.rows() == HeadRows::all) shape = {arrays.B, arrays.L, arrays.N};
-  if constexpr (!Stage::predicts_rows) shape = {arrays.B};
+  if (!Stage::predicts_rows && output.extent(1) == 1) shape = {arrays.B};
   result.tensors["output"] = Tensor::of<float>(shape, values);
   if (!flags.target) return result;
 

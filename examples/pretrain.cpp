@@ -184,6 +184,7 @@ int train(const Config& config, const TrainingFlags& flags, const Stopwatch& tim
                                 .data = run.fingerprint,
                                 .training_drivers = run.split.pretraining.training};
   const auto evaluate = [&]() -> Metrics {
+    if (run.validation.empty()) return {};
     const MaskedErrors errors = evaluate_masked_rows(shop.device, shop.model, shop.stage, shop.buckets, shop.loader,
                                                      run.dataset, config, run.validation);
     Metrics metrics{{"masked_loss", errors.masked_loss()}};

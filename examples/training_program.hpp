@@ -135,7 +135,8 @@ inline RunData load_data(const Config& config, const TrainingFlags& flags, const
   }
   check_split(run.split, frame, config.splits);
   const DriverSets& sets = sets_of(run.split, config.task);
-  check_stage(sets, config.task);
+  const bool is_watched = config.train.monitor != Monitor::none;
+  check_stage(sets, config.task, is_watched ? Watch::wanted : Watch::not_wanted);
   const Recordings wanted = config.task == Task::pretraining ? Recordings::all : Recordings::trusted;
 
   const WindowIndex training = index_windows(frame, config.data.window, config.data.stride, config.data.min_length);
@@ -144,7 +145,7 @@ inline RunData load_data(const Config& config, const TrainingFlags& flags, const
   run.training = windows_of(frame, training, sets.training, wanted);
   run.validation = windows_of(frame, evaluation, sets.validation, wanted);
   run.test = windows_of(frame, evaluation, sets.test, wanted);
-  if (run.validation.empty())
+  if (run.validation.empty() && is_watched)
     throw InputError("no validation windows: early stopping needs some; give splits a validation share");
 
   run.left_out = left_out(frame, training, sets, wanted);
@@ -168,6 +169,7 @@ inline RunData load_data(const Config& config, const TrainingFlags& flags, const
                        : make_dataset(std::move(frame), config.data, sets.training, wanted);
   if (config.task == Task::finetuning) {
     for (const auto* windows : {&run.training, &run.validation, &run.test}) check_labels(run.dataset, *windows, config);
+    if (config.train.recording_weights) weigh_by_recording(run.training);
   }
   return run;
 }

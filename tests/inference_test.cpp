@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <random>
 #include <string>
@@ -21,7 +22,7 @@ constexpr int window = 6, minimum = 3;
 
 /// A checkpoint of a model with random parameters whose scores spread over several KSS; `bias` moves them all.
 Model small_model(const TemporaryFolder& folder, Calibration calibration, NormOrder norm = NormOrder::post,
-                  float bias = 5) {
+                  float bias = 5, const std::function<void(CheckpointHeader&)>& change = {}) {
   CheckpointHeader header{
       .config = Config::defaults(Task::finetuning), .scaler = {}, .data = "", .training_drivers = {}};
   Config& config = header.config;
@@ -33,6 +34,7 @@ Model small_model(const TemporaryFolder& folder, Calibration calibration, NormOr
   config.model = {
       .upscaling = Upscaling::attention_linear, .width = 8, .blocks = 2, .heads = 2, .dropout = 0.1, .norm = norm};
   config.head.hidden = {4};
+  if (change) change(header);
   resolve(config);
   validate(config);
   const auto N = static_cast<std::size_t>(model_features(config.data));
@@ -46,7 +48,7 @@ Model small_model(const TemporaryFolder& folder, Calibration calibration, NormOr
   for (const auto& entry : set.entries()) {
     const auto begin = static_cast<std::size_t>(entry.begin);
     for (std::size_t i = 0; i < static_cast<std::size_t>(entry.count); ++i) {
-      if (entry.name == "head.output.bias") values[begin + i] = bias;
+      if (entry.name == "head.output.bias") values[begin + i] = entry.count == 1 ? bias : 0;
       if (entry.name == "head.output.weight") values[begin + i] *= 4;
     }
   }
@@ -134,6 +136,42 @@ TEST_CASE("A session's scores are the batch's, at the last blink of every window
           CHECK(std::abs(*sessions[row] - model.score(dataset.table, {&part, 1})[0]) <= tolerance);
         }
       }
+    }
+  }
+}
+
+TEST_CASE("Transforms, statistics, pooling and levels stream as they score files") {
+  const TemporaryFolder folder;
+  for (const LossKind loss : {LossKind::squared, LossKind::softmax, LossKind::ordinal}) {
+    for (const Pool pool : {Pool::last, Pool::mean}) {
+      INFO(spell(loss) << ' ' << spell(pool));
+      const Model model = small_model(folder, Calibration::append, NormOrder::post, 5, [&](CheckpointHeader& header) {
+        header.config.data.increments = {"b"};
+        header.config.data.transform = Transform::asinh;
+        header.config.data.transform_scale = {2, 0.5, 3};
+        header.config.data.window_statistics = true;
+        header.config.head.pool = pool;
+        header.config.train.loss = loss;
+        if (is_over_levels(loss)) header.level_values = {2, 6, 8, 9};
+      });
+      const Dataset dataset = model.dataset(small_frame(folder));
+      const auto sessions = streamed(model, dataset.frame);
+      const WindowIndex index = index_windows(dataset.frame, window, 1, minimum);
+      const std::vector<ScoredWindow> scored = model.score(dataset, index.windows);
+      const std::vector<float> scores = model.score(dataset.table, index.windows);
+      float lowest = 9, highest = 1;
+      for (std::size_t i = 0; i < scores.size(); ++i) {
+        CAPTURE(i);
+        const Window& one = index.windows[i];
+        const auto& session = sessions[static_cast<std::size_t>(one.start + one.length - 1)];
+        REQUIRE(session.has_value());
+        CHECK(std::abs(*session - scores[i]) <= tolerance);
+        CHECK(static_cast<float>(scored[i].prediction) == scores[i]);
+        CHECK(scored[i].posterior.size() == (is_over_levels(loss) ? 4 : 0));
+        lowest = std::min(lowest, scores[i]);
+        highest = std::max(highest, scores[i]);
+      }
+      CHECK(highest - lowest > 0.05);
     }
   }
 }

@@ -13,7 +13,7 @@
 #include <blinkbert/data/dataset.hpp>
 #include <blinkbert/train/buckets.hpp>
 #include <blinkbert/train/checkpoint.hpp>
-#include <blinkbert/train/predict.hpp>
+#include <blinkbert/train/evaluate.hpp>
 
 namespace blinkbert {
 
@@ -53,8 +53,38 @@ class BasicModel {
   /// The columns that a blink is made of, in the order `BasicSession::push` takes them.
   const std::vector<std::string>& features() const { return config().data.features; }
 
+  /// What the head's outputs mean.
+  const ScoreReading& reading() const { return contents_->reading; }
+
   /// Scores of windows over rows that were calibrated and scaled as this model needs them (`dataset`).
   std::vector<float> score(const RowTable& table, std::span<const Window> windows, int threads = 0) const {
+    std::vector<float> scores;
+    visit_outputs(table, windows, threads, [&](const WindowPrediction& one) { scores.push_back(clamped(one.values)); });
+    return scores;
+  }
+
+  /// The same with the posterior over levels, where the model has one; the label is the window's, NaN without one.
+  std::vector<ScoredWindow> score(const Dataset& dataset, std::span<const Window> windows, int threads = 0) const {
+    std::vector<ScoredWindow> scored;
+    visit_outputs(dataset.table, windows, threads, [&](const WindowPrediction& one) {
+      scored.push_back({.driver = dataset.driver_of(one.window->window),
+                        .recording = one.window->window.recording,
+                        .truth = one.window->window.label,
+                        .prediction = static_cast<double>(clamped(one.values)),
+                        .posterior = reading().posterior(one.values)});
+    });
+    return scored;
+  }
+
+  /// A frame's rows as this model reads them.
+  Dataset dataset(Frame frame) const { return make_dataset(std::move(frame), config().data, scaler()); }
+
+ private:
+  friend class BasicSession<Device>;
+
+  /// Calls visit(WindowPrediction) for each window in their order.
+  template <class Visit>
+  void visit_outputs(const RowTable& table, std::span<const Window> windows, int threads, const Visit& visit) const {
     Device device(threads);
     contents_->prepare(device);
     std::vector<NumberedWindow> numbered;
@@ -68,21 +98,17 @@ class BasicModel {
     Buckets<FinetuningModel<Device>, Device> buckets(device, contents_->model, largest, longest);
     BatchLoader<Device> loader(table);
     const FinetuningStage<Device> stage(device, config());
-    std::vector<float> scores;
     predict(device, contents_->model, stage, buckets, loader, std::span<const NumberedWindow>(numbered), largest,
-            [&](const WindowPrediction& one) { scores.push_back(clamped(one.values[0])); });
-    return scores;
+            visit);
   }
-
-  /// A frame's rows as this model reads them.
-  Dataset dataset(Frame frame) const { return make_dataset(std::move(frame), config().data, scaler()); }
-
- private:
-  friend class BasicSession<Device>;
 
   struct Contents {
     Contents(CheckpointHeader from, Precision precision_asked)
-        : header(std::move(from)), precision(precision_asked), device(1), model(device, header.config) {}
+        : header(std::move(from)),
+          precision(precision_asked),
+          reading{.loss = header.config.train.loss, .level_values = header.level_values},
+          device(1),
+          model(device, header.config) {}
 
     /// For a device that scores with this model.
     void prepare(Device& scoring) const {
@@ -94,6 +120,7 @@ class BasicModel {
 
     CheckpointHeader header;
     Precision precision;
+    ScoreReading reading;
     Device device;  // made the parameters; runs nothing afterwards
     FinetuningModel<Device> model;
     KeptWeightsOf<Device> kept_weights;
@@ -101,8 +128,9 @@ class BasicModel {
 
   explicit BasicModel(std::shared_ptr<const Contents> contents) : contents_(std::move(contents)) {}
 
-  float clamped(float score) const {
+  float clamped(std::span<const float> outputs) const {
     const auto& range = config().labels.range;
+    const auto score = static_cast<float>(reading().score(outputs, reading().posterior(outputs)));
     return std::clamp(score, static_cast<float>(range[0]), static_cast<float>(range[1]));
   }
 
@@ -118,7 +146,9 @@ class BasicSession {
         device_(1),
         buckets_(device_, model.contents_->model, 1, model.config().data.window),
         stage_(device_, model.config()),
+        transform_(model.config().data),
         calibration_(model.config().data),
+        channels_(static_cast<std::size_t>(row_channels(model.config().data))),
         model_row_(static_cast<std::size_t>(model_features(model.config().data))),
         loader_(table_) {
     model_.contents_->prepare(device_);
@@ -136,7 +166,8 @@ class BasicSession {
       if (!std::isfinite(features[n]))
         throw InputError(text("a blink's ", model_.features()[n], " is not a finite number"));
     }
-    calibration_.push(features, model_row_);
+    transform_.push(features, channels_);
+    calibration_.push(channels_, model_row_);
     const auto N = static_cast<std::ptrdiff_t>(model_row_.size());
     if (rows_ == window()) {
       std::copy(table_.x.begin() + N, table_.x.end(), table_.x.begin());
@@ -154,13 +185,17 @@ class BasicSession {
     loader_.load(device_, bucket.batch, {&item, 1});
     const auto input = stage_.prepare(device_, bucket.batch);
     const Pass pass = bucket.batch.pass(Mode::evaluation, 0, 0, 0);
-    typename Device::Real value{};
-    download(device_, &value, model_.contents_->model.forward(device_, pass, input, bucket.saved));
-    return model_.clamped(static_cast<float>(value));
+    const auto outputs = model_.contents_->model.forward(device_, pass, input, bucket.saved);
+    std::vector<typename Device::Real> values(static_cast<std::size_t>(outputs.size()));
+    download(device_, values.data(), outputs);
+    return model_.clamped(std::vector<float>(values.begin(), values.end()));
   }
 
   /// A new recording of the same driver: forgets the blinks, keeps the calibration.
-  void begin_recording() { rows_ = 0; }
+  void begin_recording() {
+    rows_ = 0;
+    transform_.begin_recording();
+  }
 
  private:
   int window() const { return model_.config().data.window; }
@@ -169,9 +204,10 @@ class BasicSession {
   Device device_;
   Buckets<FinetuningModel<Device>, Device> buckets_;
   FinetuningStage<Device> stage_;
+  RowTransform transform_;
   DriverCalibration calibration_;
-  std::vector<double> model_row_;  // [N]  of the blink being pushed
-  RowTable table_;                 // [window, N]  the last blinks, oldest first
+  std::vector<double> channels_, model_row_;  // [channels], [N]  of the blink being pushed
+  RowTable table_;                            // [window, N]  the last blinks, oldest first
   BatchLoader<Device> loader_;
   int rows_ = 0;
 };

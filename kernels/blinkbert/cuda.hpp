@@ -18,6 +18,8 @@ void run(Gpu& gpu, const ActivationBackward<typename Gpu::Real>& op);
 template <LaunchesKernels Gpu>
 void run(Gpu& gpu, const AdamW<typename Gpu::Real>& op);
 template <LaunchesKernels Gpu>
+void run(Gpu& gpu, const AppendStatistics<typename Gpu::Real>& op);
+template <LaunchesKernels Gpu>
 void run(Gpu& gpu, const BatchNormForward<typename Gpu::Real>& op);
 template <LaunchesKernels Gpu>
 void run(Gpu& gpu, const BatchNormBackward<typename Gpu::Real>& op);
@@ -49,6 +51,10 @@ template <LaunchesKernels Gpu>
 void run(Gpu& gpu, const MaskedAttentionBackward<typename Gpu::Real>& op);
 template <LaunchesKernels Gpu>
 void run(Gpu& gpu, const MaskedLoss<typename Gpu::Real>& op);
+template <LaunchesKernels Gpu>
+void run(Gpu& gpu, const MeanRowsForward<typename Gpu::Real>& op);
+template <LaunchesKernels Gpu>
+void run(Gpu& gpu, const MeanRowsBackward<typename Gpu::Real>& op);
 template <LaunchesKernels Gpu>
 void run(Gpu& gpu, const NarrowBlockForward<typename Gpu::Real>& op);
 template <LaunchesKernels Gpu>

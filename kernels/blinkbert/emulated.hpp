@@ -177,6 +177,7 @@ bool multiply(Emulated<Real>& gpu, const MatrixProduct<Real, Sum>& product, cons
 
 #include <blinkbert/cuda/activation.cuh>
 #include <blinkbert/cuda/adamw.cuh>
+#include <blinkbert/cuda/append_statistics.cuh>
 #include <blinkbert/cuda/batch_norm.cuh>
 #include <blinkbert/cuda/embed_rows.cuh>
 #include <blinkbert/cuda/gather_rows.cuh>
@@ -185,6 +186,7 @@ bool multiply(Emulated<Real>& gpu, const MatrixProduct<Real, Sum>& product, cons
 #include <blinkbert/cuda/linear.cuh>
 #include <blinkbert/cuda/masked_attention.cuh>
 #include <blinkbert/cuda/masked_loss.cuh>
+#include <blinkbert/cuda/mean_rows.cuh>
 #include <blinkbert/cuda/narrow_block.cuh>
 #include <blinkbert/cuda/narrowing.cuh>
 #include <blinkbert/cuda/residual_norm.cuh>

@@ -87,13 +87,14 @@ TEMPLATE_TEST_CASE("a batch holds its windows, padded with zeros", "", float, do
     CHECK(batch.M == 3);
     CHECK(host(batch.sequences) == std::vector<std::uint32_t>{8, 9, 10});
     CHECK(host(batch.scores) == std::vector<TestType>{3, 4, 5.5});
+    CHECK(host(batch.weights) == std::vector<TestType>{0.5, 1, 1});
     CHECK(host(batch.rows.rows(0, 3)) == std::vector<int>{2, -1, 8});
     CHECK(host(batch.slots) == std::vector<int>{-1, -1, 0, -1, -1, -1, -1, -1, 2, -1, -1, -1});
     CHECK(host(batch.present) == std::vector<int>{1, 0, 1});
     CHECK(host(batch.visible) == std::vector<std::uint32_t>{7, 0, 1});
   };
   const std::vector<BatchItem> items{
-      {.window = {.recording = 0, .start = 2, .length = 3, .label = 3}, .chosen = 2, .sequence = 8},
+      {.window = {.recording = 0, .start = 2, .length = 3, .label = 3, .weight = 0.5}, .chosen = 2, .sequence = 8},
       {.window = {.recording = 0, .start = 0, .length = 0, .label = 4}, .chosen = 0, .sequence = 9},
       {.window = {.recording = 0, .start = 6, .length = 1, .label = 5.5}, .chosen = 1, .sequence = 10}};
   loader.load(device, batch, items);

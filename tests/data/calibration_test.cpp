@@ -59,6 +59,70 @@ std::vector<int> rows_of(const Frame& frame, int driver) {
 
 }  // namespace
 
+TEST_CASE("increments undo a running mean, transforms are asinh, both by recording") {
+  DataConfig config = config_for(Calibration::none, 3);
+  config.increments = {"y"};
+  CHECK(model_feature_names(config) == std::vector<std::string>{"x", "y", "increment_y"});
+  config.calibration = Calibration::append;
+  CHECK(model_feature_names(config) ==
+        std::vector<std::string>{"x", "y", "increment_y", "calibration_x", "calibration_y", "calibration_increment_y"});
+  CHECK(model_features(config) == 6);
+  config.calibration = Calibration::none;
+
+  // y becomes the running mean of `own` over each recording.
+  Frame frame = two_drivers();
+  std::vector<double> own;
+  for (const Recording& recording : frame.recordings) {
+    double sum = 0;
+    for (int i = 0; i < recording.rows; ++i) {
+      double& y = frame.values[static_cast<std::size_t>(2 * (recording.first_row + i) + 1)];
+      own.push_back(y);
+      sum += y;
+      y = sum / (i + 1);
+    }
+  }
+  const std::vector<double> values = calibrated_values(frame, config);
+  config.transform = Transform::asinh;
+  config.transform_scale = {0.5, 2, 0.25};
+  const std::vector<double> transformed = calibrated_values(frame, config);
+  config.transform_scale = {2};
+  const std::vector<double> equally = calibrated_values(frame, config);
+  for (std::size_t row = 0; row < own.size(); ++row) {
+    CAPTURE(row);
+    CHECK(values[3 * row] == frame.values[2 * row]);
+    CHECK(values[3 * row + 1] == frame.values[2 * row + 1]);
+    CHECK(values[3 * row + 2] == Approx(own[row]).margin(1e-14));
+    CHECK(transformed[3 * row] == std::asinh(values[3 * row] / 0.5));
+    CHECK(transformed[3 * row + 1] == std::asinh(values[3 * row + 1] / 2));
+    CHECK(transformed[3 * row + 2] == std::asinh(values[3 * row + 2] / 0.25));
+    CHECK(equally[3 * row + 2] == std::asinh(values[3 * row + 2] / 2));
+  }
+
+  config.increments = {"x"};
+  config.features = {"x", "increment_x"};
+  CHECK_THAT(message_of<InputError>([&] { model_feature_names(config); }),
+             Catch::Contains("increment_x") && Catch::Contains("data.increments"));
+}
+
+TEST_CASE("a scaler may leave 0 in its place, and weigh rows") {
+  DataConfig config;
+  config.scaler = ScalerKind::uncentred;
+  const Scaler uncentred = fit_scaler({3, 4, 100}, 1, {1, 1, 0}, config);
+  CHECK(uncentred.center[0] == 0);
+  CHECK(uncentred.scale[0] == std::sqrt(12.5));
+  CHECK(fit_scaler({0, 0}, 1, {1, 1}, config).scale[0] == 1);
+
+  // A weight of 3 is the row three times.
+  config.scaler = ScalerKind::standard;
+  const Scaler weighted = fit_scaler({1, 5, 2}, 1, {1, 1, 0}, config, {0.75, 0.25, 9});
+  const Scaler repeated = fit_scaler({1, 1, 1, 5}, 1, {1, 1, 1, 1}, config);
+  CHECK(weighted.center[0] == Approx(repeated.center[0]));
+  CHECK(weighted.scale[0] == Approx(repeated.scale[0]));
+  const Scaler equal = fit_scaler({1, 5, 2}, 1, {1, 1, 1}, config, {1, 1, 1}),
+               plain = fit_scaler({1, 5, 2}, 1, {1, 1, 1}, config);
+  CHECK((equal.center == plain.center && equal.scale == plain.scale));
+}
+
 TEST_CASE("names of the model's features") {
   using Names = std::vector<std::string>;
   CHECK(model_feature_names(config_for(Calibration::append, 3)) == Names{"x", "y", "calibration_x", "calibration_y"});

@@ -316,6 +316,7 @@ TEST_CASE("a split that is given back is checked against the data") {
 
 TEST_CASE("a stage without drivers cannot be trained") {
   CHECK_NOTHROW(check_stage({.training = {"a"}, .validation = {"b"}, .test = {}}, Task::pretraining));
+  CHECK_NOTHROW(check_stage({.training = {"a"}, .validation = {}, .test = {}}, Task::finetuning, Watch::not_wanted));
   CHECK(message_of<InputError>([] {
           check_stage({}, Task::finetuning);
         }).find("split leaves no training drivers for finetuning: have 0 training, 0 validation and 0 test drivers") ==

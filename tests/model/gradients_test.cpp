@@ -147,6 +147,53 @@ const std::vector<ModelCase>& cases() {
        .blocks = 2,
        .last_block = LastBlock::read,
        .task = Task::finetuning},
+      {.name = "linear, window statistics, chosen rows",
+       .N = 4,
+       .E = 6,
+       .heads = 2,
+       .blocks = 1,
+       .rows = HeadRows::masked,
+       .dropout = 0.1,
+       .statistics = ModelCase::WindowStatistics::yes},
+      {.name = "attention linear, window statistics",
+       .N = 3,
+       .E = 8,
+       .heads = 3,
+       .blocks = 1,
+       .upscaling = Upscaling::attention_linear,
+       .statistics = ModelCase::WindowStatistics::yes},
+      {.name = "score of the mean row, an empty sequence, dropout, batch norm",
+       .N = 4,
+       .E = 8,
+       .heads = 2,
+       .blocks = 2,
+       .batch_norm = BatchNorm::yes,
+       .task = Task::finetuning,
+       .dropout = 0.1,
+       .head_dropout = 0.2,
+       .lengths = {6, 5, 0, 3, 1},
+       .pool = Pool::mean},
+      {.name = "levels, mean row, window statistics, no hidden layer",
+       .N = 4,
+       .E = 8,
+       .heads = 2,
+       .blocks = 1,
+       .hidden = {},
+       .task = Task::finetuning,
+       .lengths = {6, 5, 3, 1},
+       .pool = Pool::mean,
+       .statistics = ModelCase::WindowStatistics::yes,
+       .score_outputs = 3},
+      {.name = "levels, last row, pre-norm",
+       .N = 4,
+       .E = 6,
+       .heads = 2,
+       .blocks = 2,
+       .norm = NormOrder::pre,
+       .last_block = LastBlock::read,
+       .task = Task::finetuning,
+       .lengths = {6, 4, 2, 0},
+       .score_outputs = 2},
       {.name = "score, batch norm, dropout",
        .N = 4,
        .E = 6,
@@ -303,16 +350,39 @@ oracle::Loss oracle_loss(LossKind kind) {
       return oracle::Loss::absolute;
     case LossKind::huber:
       return oracle::Loss::huber;
+    case LossKind::softmax:
+    case LossKind::ordinal:
+      break;
   }
   return oracle::Loss::squared;
+}
+
+/// As many edges as the outputs of a loss over levels need; scores of `make_batch` lie between 1 and 9.
+std::vector<double> level_edges(const ModelCase& one, LossKind kind) {
+  std::vector<double> edges;
+  const int count = one.score_outputs - (kind == LossKind::softmax ? 1 : 0);
+  for (int k = 1; k <= count; ++k) edges.push_back(1 + 8.0 * k / (count + 1));
+  return edges;
 }
 
 /// The contract's loss of pre-training over M rows in the whole step, or of fine-tuning over as many sequences.
 template <class Number>
 Number contract_loss(const ModelCase& one, const Parameters<Number>& parameters, const HostBatch& host,
-                     const oracle::PassCase& pass, const TrainConfig& train, const std::vector<double>& feature_weights,
+                     const oracle::PassCase& pass, const Config& config, const std::vector<double>& feature_weights,
                      double count) {
+  const TrainConfig& train = config.train;
   const std::vector<Number> output = oracle_model(one, parameters, host, pass).output;
+  if (is_over_levels(train.loss)) {
+    std::vector<int> levels;
+    for (const double score : host.scores) {
+      const auto& edges = config.labels.edges;
+      levels.push_back(
+          static_cast<int>(std::count_if(edges.begin(), edges.end(), [&](double e) { return e <= score; })));
+    }
+    const auto level_kind = train.loss == LossKind::softmax ? oracle::LevelLoss::softmax : oracle::LevelLoss::ordinal;
+    return oracle::score_loss_over_levels(output, levels, host.lengths, one.score_outputs, level_kind)[0] /
+           Number(count);
+  }
   const oracle::Loss kind = oracle_loss(train.loss);
   if (one.task == Task::finetuning) {
     return oracle::score_loss(output, converted<Number>(host.scores), host.lengths, kind, train.huber_delta)[0] /
@@ -358,21 +428,25 @@ TEST_CASE("the objectives' losses and gradients are the contract's") {
   // A step of more rows than this micro-batch holds: the loss is divided by the step's count.
   constexpr int elsewhere = 3;
   for (const ModelCase& one : cases()) {
-    for (const LossKind kind : {LossKind::squared, LossKind::absolute, LossKind::huber}) {
+    for (const LossKind kind :
+         {LossKind::squared, LossKind::absolute, LossKind::huber, LossKind::softmax, LossKind::ordinal}) {
+      if (is_over_levels(kind) != (one.score_outputs > 1)) continue;
       INFO(one.name << ", " << spell(kind));
       const Parameters<double> parameters = random_parameters(one);
       ModelBench<Cpu<double>> bench(one);
       bench.set_parameters(parameters);
       bench.load(make_batch(one, 40));
-      TrainConfig train;
+      Config config = config_of(one);
+      TrainConfig& train = config.train;
       train.loss = kind;
       train.huber_delta = 0.75;
+      config.labels.edges = level_edges(one, kind);
       std::vector<double> weights(static_cast<std::size_t>(one.N), 0.25);
       std::fill_n(weights.begin(), one.N / 2, 1.0);
       const auto count = static_cast<std::int64_t>(bench.host.selected.size()) + elsewhere;
       double loss = 0;
       if (one.task == Task::finetuning) {
-        Score<Cpu<double>> objective_(bench.device, train);
+        Score<Cpu<double>> objective_(bench.device, config);
         loss = run_objective(bench, objective_, count);
       } else {
         MaskedRows<Cpu<double>> objective_(bench.device, weights, train);
@@ -380,7 +454,7 @@ TEST_CASE("the objectives' losses and gradients are the contract's") {
       }
       const oracle::PassCase pass = oracle_pass(bench.host, Mode::training);
       const auto expected = [&](const auto& values) {
-        return contract_loss(one, values, bench.host, pass, train, weights, static_cast<double>(count));
+        return contract_loss(one, values, bench.host, pass, config, weights, static_cast<double>(count));
       };
       CHECK(std::abs(loss - expected(parameters)) <= rounding_tolerance<double>(one, loss));
       const Parameters<double> gradients = bench.gradients();
@@ -422,14 +496,19 @@ TEST_CASE("two micro-batches accumulate to the gradients of one large batch") {
     one.lengths = {one.L, one.L - 1, 2, 1};
     const Parameters<double> parameters = random_parameters(one);
     const HostBatch whole = make_batch(one, 44);
-    TrainConfig train;
+    Config config = config_of(one);
+    TrainConfig& train = config.train;
+    if (one.score_outputs > 1) {
+      train.loss = LossKind::ordinal;
+      config.labels.edges = level_edges(one, train.loss);
+    }
     const std::vector<double> weights(static_cast<std::size_t>(one.N), 1.0);
 
     const auto accumulate = [&](const std::vector<int>& borders) {
       ModelBench<Cpu<double>> bench(one);
       bench.set_parameters(parameters);
       MaskedRows<Cpu<double>> masked(bench.device, weights, train);
-      Score<Cpu<double>> score(bench.device, train);
+      Score<Cpu<double>> score(bench.device, config);
       masked.begin_step(bench.device, static_cast<std::int64_t>(whole.selected.size()));
       score.begin_step(bench.device, whole.B());
       for (std::size_t piece = 0; piece + 1 < borders.size(); ++piece) {

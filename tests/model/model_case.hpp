@@ -16,6 +16,8 @@
 #include <blinkbert/model/encoder_with_head.hpp>
 #include <blinkbert/objective/device_batch.hpp>
 #include <tests/ops/compare.hpp>
+#include <tests/oracle/append_statistics.hpp>
+#include <tests/oracle/mean_rows.hpp>
 #include <tests/oracle/model.hpp>
 
 namespace blinkbert::test {
@@ -34,6 +36,9 @@ struct ModelCase {
   double dropout = 0, head_dropout = 0;
   std::vector<int> lengths = {6, 4, 1};
   int L = 6;
+  Pool pool = Pool::last;
+  enum class WindowStatistics { no, yes } statistics = WindowStatistics::no;
+  int score_outputs = 1;  // fine-tuning; more than 1: over levels
 };
 
 inline Config config_of(const ModelCase& one) {
@@ -42,6 +47,7 @@ inline Config config_of(const ModelCase& one) {
   config.data.features.clear();
   for (int n = 0; n < one.N; ++n) config.data.features.push_back(text("feature_", n));
   config.data.window = one.L;
+  config.data.window_statistics = one.statistics == ModelCase::WindowStatistics::yes;
   config.model = {.upscaling = one.upscaling,
                   .width = one.E,
                   .blocks = one.blocks,
@@ -54,7 +60,8 @@ inline Config config_of(const ModelCase& one) {
   config.head = {.hidden = one.hidden,
                  .dropout = one.head_dropout,
                  .batch_norm = one.batch_norm == ModelCase::BatchNorm::yes,
-                 .rows = one.rows};
+                 .rows = one.rows,
+                 .pool = one.pool};
   return config;
 }
 
@@ -99,6 +106,8 @@ inline HostBatch make_batch(const ModelCase& one, std::uint64_t key) {
 inline double roundings(const ModelCase& one) {
   const auto block = [&](int w) { return 3 * w + one.L + 2 * (2 * w) + 5 * w + w; };  // products, softmax, norms
   double forward = one.blocks * block(one.E) + one.N;
+  if (one.statistics == ModelCase::WindowStatistics::yes) forward += 2 * one.L + 3 * one.N;
+  if (one.pool == Pool::mean) forward += one.L;
   if (one.upscaling == Upscaling::attention_linear || one.upscaling == Upscaling::attention_concatenation) {
     forward += block(one.N);
   }
@@ -157,10 +166,10 @@ class ModelBench {
       : one(model_case),
         config(config_of(model_case)),
         device(threads),
-        model(device, config, outputs(), head_rows(), one.last_block),
+        model(device, config, outputs(), head_rows(), one.last_block, one.pool),
         arena(device) {}
 
-  int outputs() const { return one.task == Task::finetuning ? 1 : one.N; }
+  int outputs() const { return one.task == Task::finetuning ? one.score_outputs : one.N; }
   HeadRows head_rows() const { return one.task == Task::finetuning ? HeadRows::masked : one.rows; }
 
   void set_parameters(const oracle::Parameters<double>& parameters) {
@@ -310,13 +319,19 @@ template <class Number>
 oracle::ModelResult<Number> oracle_model(const ModelCase& one, const oracle::Parameters<Number>& parameters,
                                          const HostBatch& host, const oracle::PassCase& pass) {
   const Config config = config_of(one);
-  const oracle::Model<Number> model(parameters, config.model, config.head, one.N, pass);
-  return model(converted<Number>(host.x), rows_read(one, host), one.task == Task::finetuning ? 1 : one.N);
+  const bool has_statistics = one.statistics == ModelCase::WindowStatistics::yes;
+  const oracle::Model<Number> model(parameters, config.model, config.head, encoder_inputs(config.data), pass);
+  std::vector<Number> x = converted<Number>(host.x);
+  if (has_statistics) x = oracle::append_statistics(x, pass.lengths, pass.visible, pass.L, one.N);
+  const int outputs = one.task == Task::finetuning ? one.score_outputs : one.N;
+  if (one.pool == Pool::last) return model(x, rows_read(one, host), outputs);
+  const std::vector<Number> mean = oracle::mean_rows(model.encoder(x), pass.lengths, pass.L, one.E);
+  return model.head(mean, rows_read(one, host), outputs);
 }
 
 /// Random dLoss/doutput, zero at rows that are not real, as losses leave it.
 inline std::vector<double> random_doutput(const ModelCase& one, const HostBatch& host, std::uint64_t key) {
-  const int width = one.task == Task::finetuning ? 1 : one.N;
+  const int width = one.task == Task::finetuning ? one.score_outputs : one.N;
   std::vector<double> weights;
   std::vector<int> is_real;
   for (const int t : rows_read(one, host)) {

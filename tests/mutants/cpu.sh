@@ -100,6 +100,21 @@ mutant gather_rows $cpu/gather_rows.hpp 's#std::copy_n(source, E, row)#std::copy
 mutant gather_rows $cpu/gather_rows.hpp 's#row\[e\] = before\[e\] + source\[e\]#row[e] = source[e]#' 'backward without the residual where a row was gathered'
 mutant gather_rows $cpu/gather_rows.hpp 's#std::copy_n(before, E, row)#;#' 'backward without the residual where none was'
 
+# --- mean_rows ---------------------------------------------------------------------------------------------------------
+mutant mean_rows $cpu/mean_rows.hpp 's#l < length; ++l#l < op.L; ++l#' 'padded rows count'
+mutant mean_rows $cpu/mean_rows.hpp 's#sums\[e\] / length)#sums[e] / op.L)#' 'divided by the rows with padding'
+mutant mean_rows $cpu/mean_rows.hpp 's#length > 0 ? static_cast<Real>(sums\[e\] / length) : Real(0)#static_cast<Real>(sums[e] / length)#' 'no rows are no zeros'
+mutant mean_rows $cpu/mean_rows.hpp 's#dy\[e\] / static_cast<Real>(length)#dy[e]#' 'backward without the share'
+mutant mean_rows $cpu/mean_rows.hpp 's#t % op.L >= length#false#' 'a gradient at padded rows'
+
+# --- append_statistics -------------------------------------------------------------------------------------------------
+mutant append_statistics $cpu/append_statistics.hpp 's#if (!is_visible(l)) continue;##' 'hidden rows count'
+mutant append_statistics $cpu/append_statistics.hpp 's# - sums\[n\] / count;#;#' 'deviations from 0'
+mutant append_statistics $cpu/append_statistics.hpp 's#op.visible(b, l / 32) >> l % 32#op.visible(b, 0) >> l % 32#' 'only the first word of visible rows read'
+mutant append_statistics $cpu/append_statistics.hpp 's#std::abs(value)#value#' 'no absolute value'
+mutant append_statistics $cpu/append_statistics.hpp 's#n < N \&\& count > 0; ++n#n < N; ++n#' 'no visible rows are no zeros'
+mutant append_statistics $cpu/append_statistics.hpp 's#if (l >= length) {#if (false) {#' 'padded rows written as real ones'
+
 # --- activation --------------------------------------------------------------------------------------------------------
 mutant activation $cpu/activation.hpp 's#x\[f\] <= 0 ? Real(0) : x\[f\]#x[f]#' 'forward without ReLU'
 mutant activation $cpu/activation.hpp 's#dx\[f\] = x\[f\] > 0 ?#dx[f] = x[f] >= 0 ?#' 'slope 1 at 0'
@@ -128,7 +143,14 @@ mutant masked_loss include/blinkbert/ops/masked_loss.hpp 's#delta \* (size - del
 # --- score_loss --------------------------------------------------------------------------------------------------------
 mutant score_loss $cpu/score_loss.hpp 's#if (op.lengths(b) == 0) {#if (false) {#' 'sequences of length 0 count'
 mutant score_loss $cpu/score_loss.hpp 's#op.sum(0) += #op.sum(0) = #' 'sum overwritten instead of added to'
-mutant score_loss $cpu/score_loss.hpp 's#op.scale \* loss_slope#loss_slope#' 'gradient without the scale'
+mutant score_loss $cpu/score_loss.hpp 's#op.scale \* weight#weight#' 'gradient without the scale'
+mutant score_loss $cpu/score_loss.hpp 's#op.scale \* weight#op.scale#' 'gradient without the weight'
+mutant score_loss $cpu/score_loss.hpp 's#(weight \* loss_value#(loss_value#' 'loss without the weight'
+mutant score_loss $cpu/score_loss.hpp 's#op.edges(j) <= op.target(b)#op.edges(j) < op.target(b)#' 'an edge belongs to the level below'
+mutant score_loss $cpu/score_loss.hpp 's#&op.dprediction(b, 0), O, Real(0)#\&op.dprediction(b, 0), 1, Real(0)#' 'only the first output of an empty sequence written'
+mutant score_loss include/blinkbert/ops/score_loss.hpp 's#(j == k ? 1 : 0)#0#' 'softmax: the slope is the share alone'
+mutant score_loss include/blinkbert/ops/score_loss.hpp 's#if (j <= k) loss#if (j < k) loss#' 'ordinal: the last step does not count'
+mutant score_loss include/blinkbert/ops/score_loss.hpp 's#z(j) > most ? z(j) : most#z(0)#' 'softmax: largest output not subtracted'
 mutant score_loss include/blinkbert/ops/masked_loss.hpp 's#return 2 \* e;#return e;#' 'slope of the square halved'
 
 # --- sum_of_squares ----------------------------------------------------------------------------------------------------

@@ -106,6 +106,20 @@ mutant gather_rows $cuda/gather_rows.cuh 's#if (source < 0 \&\& is_in_place) con
 mutant gather_rows $cuda/gather_rows.cuh 's#\.residual = op.residual}#.residual = {}}#' 'backward without the residual'
 mutant gather_rows $cuda/gather_rows.cuh 's#mine.column; column < E;#mine.column; column + Chunk < E;#' 'the last chunk left out'
 
+# --- mean_rows --------------------------------------------------------------------------------------------------------
+mutant mean_rows $cuda/mean_rows.cuh 's#l < length; ++l#l < op.L; ++l#' 'padded rows count'
+mutant mean_rows $cuda/mean_rows.cuh 's#length > 0 ? sum\[j\] / static_cast<float>(length) : 0#sum[j] / static_cast<float>(length)#' 'no rows are no zeros'
+mutant mean_rows $cuda/mean_rows.cuh 's#t % op.L < length#true#' 'a gradient at padded rows'
+mutant mean_rows $cuda/mean_rows.cuh 's#static_cast<float>(chunk\[j\]) / static_cast<float>(length)#static_cast<float>(chunk[j])#' 'backward without the share'
+mutant mean_rows $cuda/mean_rows.cuh 's#mine.column; column < E;#mine.column; column + Chunk < E;#' 'the last chunk left out'
+
+# --- append_statistics ------------------------------------------------------------------------------------------------
+mutant append_statistics $cuda/append_statistics.cuh 's#if (!is_visible(l)) continue;##' 'hidden rows count'
+mutant append_statistics $cuda/append_statistics.cuh 's#(x(l) - mean) \* (x(l) - mean)#x(l) * x(l)#' 'deviations from 0'
+mutant append_statistics $cuda/append_statistics.cuh 's#value < 0 ? -value : value#value#' 'no absolute value'
+mutant append_statistics $cuda/append_statistics.cuh 's#l < length;#l + 1 < length;#' 'the last row left out'
+mutant append_statistics $cuda/append_statistics.cuh 's#n += threads()#n += 2 * threads()#' 'every second turn of a thread left out'
+
 # --- zero_padding -----------------------------------------------------------------------------------------------------
 mutant zero_padding $cuda/zero_padding.cuh 's#if (is_kept \&\& is_in_place) continue;#if (is_in_place) continue;#' 'padded rows not written in place'
 mutant zero_padding $cuda/zero_padding.cuh 's#if (is_kept) chunk#if (true) chunk#' 'padded rows copied'
@@ -153,11 +167,14 @@ mutant masked_loss $cuda/masked_loss.cuh 's#begin += masked_loss_rows \* stride#
 mutant masked_loss $cuda/column_sums.cuh 's#load(place) + total#total#' 'sums overwritten instead of added to'
 
 # --- score_loss -------------------------------------------------------------------------------------------------------
-mutant score_loss $cuda/score_loss.cuh 's#if (load(at(op.lengths, b)) > 0)#if (true)#' 'sequences of length 0 count'
+mutant score_loss $cuda/score_loss.cuh 's#if (load(at(op.lengths, b)) == 0)#if (false)#' 'sequences of length 0 count'
 mutant score_loss $cuda/score_loss.cuh 's#store(place, load(place) + sum)#store(place, sum)#' 'sum overwritten instead of added to'
 mutant score_loss $cuda/score_loss.cuh 's#b += threads()#b += 2 * threads()#' 'every second turn of a thread left out'
-mutant score_loss $cuda/score_loss.cuh 's#gradient = op.scale \* #gradient = #' 'gradient without the scale'
-mutant score_loss $cuda/score_loss.cuh 's#if (op.dprediction) store#if (op.dprediction \&\& gradient != 0) store#' 'zeros not written'
+mutant score_loss $cuda/score_loss.cuh 's#op.scale \* weight \* slope#weight * slope#' 'gradient without the scale'
+mutant score_loss $cuda/score_loss.cuh 's#op.scale \* weight \* slope#op.scale * slope#' 'gradient without the weight'
+mutant score_loss $cuda/score_loss.cuh 's#sum += weight \* loss_value#sum += loss_value#' 'loss without the weight'
+mutant score_loss $cuda/score_loss.cuh 's#op.edges, j)) <= target#op.edges, j)) < target#' 'an edge belongs to the level below'
+mutant score_loss $cuda/score_loss.cuh 's#if (op.dprediction) store#if (op.dprediction \&\& slope != 0) store#' 'zeros not written'
 mutant score_loss $dev/warp.hpp '/store(at(scratch, warp()), value);/{n;d}' 'no barrier before the warps are added up'
 
 # --- sum_of_squares ---------------------------------------------------------------------------------------------------

@@ -105,6 +105,56 @@ TEST_CASE("the band error is the squared distance to the nearest edge of the tru
   check_equal(band_error(prediction, true_level, labels), expected);
 }
 
+TEST_CASE("a posterior counts as its most likely level, the score clipped into that level's band") {
+  const std::vector<ScoredWindow> windows{
+      // Level 0 by the posterior, the expected value 4 is not in it: right, and no error.
+      {.driver = 0, .recording = 0, .truth = 0, .prediction = 4, .posterior = {0.5, 0.2, 0.3}},
+      // Level 2 by the posterior, clipped to 6.68: wrong, 3.38 from the edge of level 0's band.
+      {.driver = 0, .recording = 0, .truth = 0, .prediction = 5, .posterior = {0.4, 0.15, 0.45}},
+      // Level 2, 9 as it is: wrong.
+      {.driver = 0, .recording = 0, .truth = 0, .prediction = 9, .posterior = {0.05, 0.05, 0.9}},
+      {.driver = 1, .recording = 1, .truth = 5, .prediction = 5, .posterior = {0, 1, 0}},
+  };
+  const ScoreMetrics metrics = score_metrics(score_sums(windows, rldd_labels()));
+  check_equal(metrics.mae, (4 + 5 + 9 + 0) / 4.0);  // of the expected values
+  check_equal(metrics.bsa, 0.5);
+  CHECK(metrics.confusion == std::vector<std::vector<double>>{{1, 0, 2}, {0, 1, 0}, {0, 0, 0}});
+  check_equal(metrics.bsre, (3.38 * 3.38 + 5.7 * 5.7) / 4);
+  // Votes: level 2. The mean posterior of recording 0 is (.317, .133, .55), the mean prediction 6, clipped to 6.68.
+  check_equal(metrics.va, 0.5);
+  check_equal(metrics.va_mean, 0.5);
+  check_equal(metrics.vre_mean, 3.38 * 3.38 / 2);
+
+  const std::vector<ScoredRecording> means = recording_means(windows);
+  REQUIRE(means.size() == 2);
+  CHECK((means[0].recording == 0 && means[0].windows == 3));
+  check_equal(means[0].prediction, 6);
+  check_equal(means[0].posterior[2], 0.55);
+
+  // The mean of the posteriors decides, not the votes.
+  std::vector<ScoredWindow> sure = windows;
+  sure[0].posterior = {1, 0, 0};
+  sure[1].posterior = {0.49, 0, 0.51};
+  sure[2].posterior = {0.45, 0, 0.55};
+  const ScoreMetrics other = score_metrics(score_sums(sure, rldd_labels()));
+  check_equal(other.va, 0.5);
+  check_equal(other.va_mean, 1);
+}
+
+TEST_CASE("several models are averaged window by window") {
+  const std::vector<std::vector<ScoredWindow>> members{
+      {{.driver = 0, .recording = 3, .truth = 5, .prediction = 2, .posterior = {0.75, 0.25}}},
+      {{.driver = 0, .recording = 3, .truth = 5, .prediction = 8, .posterior = {0.25, 0.75}}},
+      {{.driver = 0, .recording = 3, .truth = 5, .prediction = 5, .posterior = {0.5, 0.5}}}};
+  const std::vector<ScoredWindow> mean = mean_of_members(members);
+  REQUIRE(mean.size() == 1);
+  check_equal(mean[0].prediction, 5);
+  check_equal(mean[0].truth, 5);
+  check_equal(mean[0].posterior[0], 0.5);
+  const std::vector<std::vector<ScoredWindow>> other_windows{members[0], {}};
+  CHECK_THROWS_AS(mean_of_members(other_windows), ContractViolation);
+}
+
 TEST_CASE("all scores of a case computed by hand") {
   const std::vector<ScoredWindow> windows{
       // levels 0 1 1: the majority is wrong; the mean 2.4467 is of the right level
@@ -134,6 +184,8 @@ TEST_CASE("all scores of a case computed by hand") {
   check_equal(metrics.va, 0.5);
   check_equal(metrics.bsre, (0.49 + 0.0016 + 1.69 + 0.36 + 0.36 + 31.36) / 10);
   check_equal(metrics.vre, 31.36 / 4);
+  check_equal(metrics.va_mean, 0.75);
+  check_equal(metrics.vre_mean, 31.36 / 4);
 
   // Kappa from pairs of windows instead of tables: 1 - n sum_k (t_k - p_k)^2 / sum_kl (t_k - p_l)^2.
   const std::vector<double> truth{0, 0, 0, 5, 5, 10, 10, 10, 10, 10}, rounded{0, 4, 3, 2, 5, 10, 6, 6, 10, 1};

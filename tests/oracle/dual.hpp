@@ -44,6 +44,10 @@ struct Dual {
     const Number value = exp(a.value);
     return {value, value * a.derivative};
   }
+  friend Dual log(const Dual& a) {
+    using std::log;
+    return {log(a.value), a.derivative / a.value};
+  }
   friend Dual tanh(const Dual& a) {
     using std::tanh;
     const Number value = tanh(a.value);

@@ -21,6 +21,7 @@
 #include <tests/oracle/linear.hpp>
 #include <tests/oracle/masked_attention.hpp>
 #include <tests/oracle/masked_loss.hpp>
+#include <tests/oracle/mean_rows.hpp>
 #include <tests/oracle/residual_norm.hpp>
 #include <tests/oracle/score_loss.hpp>
 
@@ -76,6 +77,7 @@ TEST_CASE("duals follow the rules of differentiation", "[oracle]") {
   CHECK((Dual<double>(1) / x).derivative == Approx(-1 / 0.49));
   CHECK((-x + 3 * x - 1).derivative == Approx(2));
   CHECK(exp(x).derivative == Approx(std::exp(0.7)));
+  CHECK(log(x).derivative == Approx(1 / 0.7));
   CHECK(tanh(x).derivative == Approx(1 / (std::cosh(0.7) * std::cosh(0.7))));
   CHECK(sqrt(x).derivative == Approx(0.5 / std::sqrt(0.7)));
   CHECK(larger(x, Dual<double>(0.5)).derivative == 1);
@@ -181,6 +183,8 @@ TEST_CASE("forward functions on duals agree with finite differences", "[oracle]"
       },
       {numbers(12, 1)}, 1);
   check_by_differences(
+      "mean_rows", [&](const auto& x) { return mean_rows(x[0], lengths, 4, 3); }, {numbers(36, 1)}, 1);
+  check_by_differences(
       "activation",
       [&](const auto& x) {
         return activation(x[0], {0, 1, 2, 3}, 2, 5, dropout);
@@ -205,6 +209,26 @@ TEST_CASE("forward functions on duals agree with finite differences", "[oracle]"
     check_by_differences(
         "score_loss", [&](const auto& x) { return score_loss(x[0], x[1], lengths, kind, .4); },
         {numbers(3, 1), numbers(3, 2)}, 2);
+  }
+}
+
+TEST_CASE("the losses over levels are the logarithms of shares that add up to 1", "[oracle]") {
+  const std::vector<Exact> z = numbers(4, 7);
+  for (const LevelLoss kind : {LevelLoss::softmax, LevelLoss::ordinal}) {
+    const int K = kind == LevelLoss::softmax ? 4 : 5;
+    Exact sum = 0;
+    for (int level = 0; level < K; ++level) {
+      const Exact share = std::exp(-level_loss(kind, level, z));
+      CHECK((share > 0 && share < 1));
+      sum += share;
+    }
+    CHECK(std::abs(sum - 1) < 1e-17L);
+    check_by_differences(
+        "score_loss over levels",
+        [&](const auto& x) {
+          return score_loss_over_levels(x[0], {0, K - 1, 1}, {4, 2, 0}, 4, kind, {.5, 2, 1});
+        },
+        {numbers(12, 8)}, 1);
   }
 }
 

@@ -131,6 +131,78 @@ TEST_CASE("Results go to stdout, once, as tables or as one JSON object") {
              !Catch::Contains("\033") && !Catch::Contains("\r"));  // no progress line where stderr is a file
 }
 
+TEST_CASE("Several checkpoints are averaged, and recordings have a line each") {
+  const SmallRun small;
+  const Arguments levels{"--from-scratch",
+                         "--set",
+                         "train.loss=softmax",
+                         "--set",
+                         "head.pool=mean",
+                         "--set",
+                         "data.window_statistics=true",
+                         "--set",
+                         "train.recording_weights=true",
+                         "--set",
+                         "labels.edges=[4.5,6.5]",
+                         "--set",
+                         "train.epochs=1"};
+  for (const char* name : {"one", "two"}) {
+    REQUIRE(run("finetune", small.flags(name) + levels + Arguments{"--seed", name[0] == 'o' ? "1" : "2"}).exit_code ==
+            0);
+  }
+  const auto scores = [&](const Arguments& flags) {
+    const Path out = small.path("scores.csv");
+    const Result result = run("score", flags + Arguments{"--data", small.data.string(), "--out", out.string()});
+    INFO(result.err);
+    REQUIRE(result.exit_code == 0);
+    return blinkbert::read_csv(out);
+  };
+  const Arguments one{"--checkpoint", small.checkpoint("one").string()},
+      two{"--checkpoint", small.checkpoint("two").string()};
+  const auto number = [](const blinkbert::CsvTable& table, int row, int column) {
+    return std::stod(std::string(table.field(row, column)));
+  };
+  const blinkbert::CsvTable first = scores(one), second = scores(two), both = scores(one + two);
+  CHECK(both.header == std::vector<std::string>{"recording", "driver", "first_blink", "last_blink", "kss", "p_level_0",
+                                                "p_level_1", "p_level_2"});
+  REQUIRE((both.rows() == first.rows() && both.rows() == second.rows() && both.rows() > 0));
+  double apart = 0;
+  std::map<std::string, std::pair<int, double>> recordings;
+  for (int row = 0; row < both.rows(); ++row) {
+    CAPTURE(row);
+    double sum = 0;
+    for (int column = 4; column < 8; ++column) {
+      const double a = number(first, row, column), b = number(second, row, column);
+      CHECK(number(both, row, column) == Approx((a + b) / 2).margin(1e-6));
+      apart = std::max(apart, std::abs(a - b));
+      if (column > 4) sum += number(both, row, column);
+    }
+    CHECK(sum == Approx(1).margin(1e-6));
+    auto& [windows, kss] = recordings[std::string(both.field(row, 0))];
+    ++windows;
+    kss += number(both, row, 4);
+  }
+  CHECK(apart > 1e-3);
+
+  const blinkbert::CsvTable by_recording = scores(one + two + Arguments{"--by-recording"});
+  CHECK(by_recording.header ==
+        std::vector<std::string>{"recording", "driver", "windows", "kss", "p_level_0", "p_level_1", "p_level_2"});
+  REQUIRE(static_cast<std::size_t>(by_recording.rows()) == recordings.size());
+  for (int row = 0; row < by_recording.rows(); ++row) {
+    const auto& [windows, kss] = recordings.at(std::string(by_recording.field(row, 0)));
+    CHECK(number(by_recording, row, 2) == windows);
+    CHECK(number(by_recording, row, 3) == Approx(kss / windows).margin(1e-5));
+  }
+
+  // Models that cannot be averaged.
+  REQUIRE(run("finetune", small.flags("other") + Arguments{"--from-scratch", "--set", "train.epochs=1"}).exit_code ==
+          0);
+  const Result refused =
+      run("score", one + Arguments{"--checkpoint", small.checkpoint("other").string(), "--data", small.data.string()});
+  CHECK(refused.exit_code == 2);
+  CHECK_THAT(refused.err, Catch::Contains("labels.edges") && Catch::Contains("averaged"));
+}
+
 TEST_CASE("The program's scores are the library's") {
   const SmallRun small;
   REQUIRE(run("finetune", small.flags("run") + Arguments{"--from-scratch", "--set", "train.epochs=1", "--set",

@@ -57,6 +57,22 @@ Safetensors small_checkpoint(Device& device, Model& model, const CheckpointHeade
 
 }  // namespace
 
+TEST_CASE("The values of levels travel with a loss over levels") {
+  CheckpointHeader header = small_header(Task::finetuning);
+  header.config.train.loss = LossKind::ordinal;
+  header.level_values = {1.0 / 3, 5, 7.9, 8.7};
+  Device device(1);
+  FinetuningModel<Device> model(device, header.config);
+  CHECK(model.outputs() == 3);
+  const Safetensors good = small_checkpoint(device, model, header);
+  CHECK(read_header(good).level_values == header.level_values);
+  for (const char* labels : {"{}", R"({"level_values": [1, 2, 3]})", R"({"level_values": "many"})"}) {
+    Safetensors file = good;
+    file.metadata["labels"] = labels;
+    CHECK_THAT(message_of<InputError>([&] { read_header(file); }), Catch::Contains("level_values"));
+  }
+}
+
 TEMPLATE_TEST_CASE("A checkpoint comes back bit for bit", "", PretrainingModel<Device>, FinetuningModel<Device>) {
   constexpr Task task = std::is_same_v<TestType, PretrainingModel<Device>> ? Task::pretraining : Task::finetuning;
   const TemporaryFolder folder;

@@ -29,9 +29,13 @@ void* counted(void* memory) {
   const auto to = static_cast<std::size_t>(alignment);
   return counted(std::aligned_alloc(to, (bytes + to) / to * to));
 }
-[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return ::operator new(bytes); }
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  return ::operator new(bytes);
+}
 [[gnu::noinline]] void* operator new[](std::size_t bytes) { return ::operator new(bytes); }
-[[gnu::noinline]] void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return ::operator new(bytes); }
+[[gnu::noinline]] void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
+  return ::operator new(bytes);
+}
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete[](void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
@@ -79,7 +83,7 @@ class FaultyStage {
 
   std::function<Fault(std::uint32_t)> fault = [](std::uint32_t) { return Fault::none; };  // of an optimizer step
 
-  FaultyStage(Device& device, const Config& config) : base_(device, config), objective_(device, config.train) {}
+  FaultyStage(Device& device, const Config& config) : base_(device, config), objective_(device, config) {}
 
   Objective& objective() { return objective_; }
   void chosen_rows(std::vector<int>& counts, std::span<const int> lengths, std::span<const std::uint32_t> sequences,
@@ -498,6 +502,7 @@ TEST_CASE("early stopping keeps the best epoch") {
       {"equal is no gain", Monitor::mae, 3, {1, 1, 1, 1, 0, 0}, 4, 1},
       {"not a number is no gain", Monitor::kpi, 2, {nan, .5, nan, .6, nan, nan}, 6, 4},
       {"never a number", Monitor::mae, 3, {nan, nan, nan, nan, nan, nan}, 3, 0},
+      {"nothing is monitored", Monitor::none, 1, {0, 0, 0, 0, 0, 0}, 6, 6},
       {"always better", Monitor::mae, 1, {6, 5, 4, 3, 2, 1}, 6, 6},
   };
   for (const Case& one : cases) {

@@ -11,6 +11,7 @@
 
 #include <blinkbert/ops/activation.hpp>
 #include <blinkbert/ops/adamw.hpp>
+#include <blinkbert/ops/append_statistics.hpp>
 #include <blinkbert/ops/batch_norm.hpp>
 #include <blinkbert/ops/embed_rows.hpp>
 #include <blinkbert/ops/gather_rows.hpp>
@@ -19,6 +20,7 @@
 #include <blinkbert/ops/linear.hpp>
 #include <blinkbert/ops/masked_attention.hpp>
 #include <blinkbert/ops/masked_loss.hpp>
+#include <blinkbert/ops/mean_rows.hpp>
 #include <blinkbert/ops/narrow_block.hpp>
 #include <blinkbert/ops/narrowing.hpp>
 #include <blinkbert/ops/residual_norm.hpp>
@@ -96,6 +98,7 @@ concept Backend = OwnsMemory<Device> &&
             GatheredAttentionForward<Real>, GatheredAttentionBackward<Real>,                     //
             EmbedRowsForward<Real>, EmbedRowsBackward<Real>,                                     //
             GatherRowsForward<Real>, GatherRowsBackward<Real>,                                   //
+            MeanRowsForward<Real>, MeanRowsBackward<Real>, AppendStatistics<Real>,               //
             ActivationForward<Real>, ActivationBackward<Real>,                                   //
             BatchNormForward<Real>, BatchNormBackward<Real>,                                     //
             ZeroPadding<Real>, RowMasks<Real>, MaskedLoss<Real>, ScoreLoss<Real>, SumOfSquares<Real>, AdamW<Real>,

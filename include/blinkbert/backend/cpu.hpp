@@ -5,6 +5,7 @@
 #include <blinkbert/backend/backend.hpp>
 #include <blinkbert/backend/cpu/activation.hpp>
 #include <blinkbert/backend/cpu/adamw.hpp>
+#include <blinkbert/backend/cpu/append_statistics.hpp>
 #include <blinkbert/backend/cpu/batch_norm.hpp>
 #include <blinkbert/backend/cpu/device.hpp>
 #include <blinkbert/backend/cpu/embed_rows.hpp>
@@ -14,6 +15,7 @@
 #include <blinkbert/backend/cpu/linear.hpp>
 #include <blinkbert/backend/cpu/masked_attention.hpp>
 #include <blinkbert/backend/cpu/masked_loss.hpp>
+#include <blinkbert/backend/cpu/mean_rows.hpp>
 #include <blinkbert/backend/cpu/narrowing.hpp>
 #include <blinkbert/backend/cpu/residual_norm.hpp>
 #include <blinkbert/backend/cpu/row_masks.hpp>

@@ -123,6 +123,7 @@ class BatchLoader {
       inputs.last_offsets(b + 1) = b + 1;
       inputs.sequences(b) = item.sequence;
       inputs.scores(b) = static_cast<Wide<Real>>(item.window.label);
+      inputs.weights(b) = static_cast<Wide<Real>>(item.window.weight);
       inputs.present(b) = length > 0 ? 1 : 0;
       if (length > 0) {
         inputs.rows(b) = b * L + length - 1;

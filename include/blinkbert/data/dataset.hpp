@@ -2,6 +2,7 @@
 
 // A file of blinks, ready for a model: calibrated, scaled, cut into windows for the drivers that are asked for.
 
+#include <map>
 #include <set>
 #include <span>
 #include <string>
@@ -68,11 +69,30 @@ inline Dataset make_dataset(Frame frame, const DataConfig& config, Scaler scaler
   return dataset;
 }
 
+/// Weights in the loss that make every recording weigh the same: 1 / (windows of its recording here), times a factor that
+/// brings the mean over the windows to 1. The number of blinks can give the label away; without weights a long recording
+/// counts as often as it has windows.
+inline void weigh_by_recording(std::vector<NumberedWindow>& windows) {
+  std::map<int, double> counts;
+  for (const NumberedWindow& one : windows) counts[one.window.recording] += 1;
+  for (NumberedWindow& one : windows) {
+    one.window.weight =
+        static_cast<double>(windows.size()) / (static_cast<double>(counts.size()) * counts[one.window.recording]);
+  }
+}
+
 /// Scales the frame's rows with a scaler fitted on the training drivers' usable rows.
 inline Dataset make_dataset(Frame frame, const DataConfig& config, const std::vector<std::string>& training_drivers,
                             Recordings wanted) {
   const std::vector<char> is_training_row = rows_of(frame, training_drivers, wanted);
-  Scaler scaler = fit_scaler(calibrated_values(frame, config), model_features(config), is_training_row, config);
+  std::vector<double> weights;
+  if (config.scaler_weight == ScalerWeight::recording) {
+    weights.resize(is_training_row.size());
+    for (const Recording& recording : frame.recordings)
+      std::fill_n(weights.begin() + recording.first_row, recording.rows, 1.0 / recording.rows);
+  }
+  Scaler scaler =
+      fit_scaler(calibrated_values(frame, config), model_features(config), is_training_row, config, weights);
   return make_dataset(std::move(frame), config, std::move(scaler));
 }
 

@@ -172,8 +172,11 @@ inline void check_split(const Split& split, const Frame& frame, const SplitsConf
   }
 }
 
-/// Throws InputError unless the stage can be trained and watched: it has training and validation drivers.
-inline void check_stage(const DriverSets& sets, Task task) {
+/// Whether a run needs validation drivers: to stop early, or not, with Monitor::none.
+enum class Watch { wanted, not_wanted };
+
+/// Throws InputError unless the stage can be trained and watched: it has training and, where wanted, validation drivers.
+inline void check_stage(const DriverSets& sets, Task task, Watch watch = Watch::wanted) {
   const auto demand = [&](const std::vector<std::string>& drivers, std::string_view set) {
     if (drivers.empty()) {
       throw InputError(text("split leaves no ", set, " drivers for ", spell(task), ": have ", sets.training.size(),
@@ -182,7 +185,7 @@ inline void check_stage(const DriverSets& sets, Task task) {
     }
   };
   demand(sets.training, "training");
-  demand(sets.validation, "validation");
+  if (watch == Watch::wanted) demand(sets.validation, "validation");
 }
 
 /// Draws or looks up the drivers of both stages; the result is checked.
@@ -198,7 +201,7 @@ inline void check_stage(const DriverSets& sets, Task task) {
 /// - By seed, shared training sets: the labelled drivers are cut once, for both stages; the others train in
 ///   pre-training.
 /// - By column: drivers with a value in splits.test test both stages, those with a value in splits.validation validate
-///   both; without such values round(v / (t + v) * count) labelled drivers, at least one, are drawn. Of those left, all
+///   both; without such values round(v / (t + v) * count) labelled drivers, at least one where v > 0, are drawn. Of those left, all
 ///   labelled ones train both stages where training sets are shared; else pretraining_share divides them. The others
 ///   left train in pre-training. Fine-tuning's lists name labelled drivers only.
 ///
@@ -299,7 +302,8 @@ inline Split make_split(const Frame& frame, const SplitsConfig& config, std::uin
       std::vector<int>& drawn_from = labelled.empty() ? others : labelled;
       const double share = config.fractions[1] / (config.fractions[0] + config.fractions[1]);
       const int count = static_cast<int>(drawn_from.size());
-      const auto end = drawn_from.begin() + std::min(count, detail::rounded_count(share, count, count - 1));
+      const int drawn = share > 0 ? std::min(count, detail::rounded_count(share, count, count - 1)) : 0;
+      const auto end = drawn_from.begin() + drawn;
       pretraining.validation.assign(drawn_from.begin(), end);
       drawn_from.erase(drawn_from.begin(), end);
     }

@@ -17,6 +17,7 @@ struct Window {
   int start = 0;                                            // row of the frame
   int length = 0;                                           // blinks
   double label = std::numeric_limits<double>::quiet_NaN();  // of the last row; NaN = unlabelled
+  double weight = 1;                                        // in the loss of fine-tuning (weigh_by_recording)
 };
 
 /// What became of one recording.

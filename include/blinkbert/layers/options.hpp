@@ -16,6 +16,9 @@ enum class Upscaling { none, linear, attention_linear, attention_concatenation }
 
 enum class Position { learned, sinusoidal };
 
+/// What the fine-tuning head reads of a sequence: its last real row, or the mean of its real rows.
+enum class Pool { last, mean };
+
 /// Rows that the last block is computed for: all of them, or those that the head reads.
 enum class LastBlock { all, read };
 
@@ -34,6 +37,7 @@ struct HeadConfig {
   double dropout = 0.02;          // source; fine-tuning .16
   bool batch_norm = true;         // source
   HeadRows rows = HeadRows::all;  // source; pre-training only
+  Pool pool = Pool::last;         // source; fine-tuning only
 };
 
 /// Head width at model width w with H heads: d(w) = ceil(w / H).

@@ -15,6 +15,7 @@
 
 #include <blinkbert/core/expects.hpp>
 #include <blinkbert/layers/options.hpp>
+#include <blinkbert/ops/append_statistics.hpp>
 #include <blinkbert/ops/row_masks.hpp>
 
 namespace blinkbert {
@@ -22,10 +23,12 @@ namespace blinkbert {
 enum class Task { pretraining, finetuning };
 enum class Missing { refuse, drop_row };
 enum class Calibration { append, standardise, none };
-enum class ScalerKind { standard, robust };
+enum class ScalerKind { standard, robust, uncentred };
+enum class ScalerWeight { row, recording };
+enum class Transform { none, asinh };
 enum class MaskCount { batch, sequence, bernoulli };
 enum class Precision { fp32, bf16, tf32 };
-enum class Monitor { masked_loss, kpi, mae, rmse };
+enum class Monitor { masked_loss, kpi, mae, rmse, none };
 
 /// The spelling of an enumeration in configurations and checkpoints, in the order of its values.
 template <class Enum>
@@ -44,7 +47,15 @@ struct Spelling<Calibration> {
 };
 template <>
 struct Spelling<ScalerKind> {
-  static constexpr std::array names{"standard", "robust"};
+  static constexpr std::array names{"standard", "robust", "uncentred"};
+};
+template <>
+struct Spelling<ScalerWeight> {
+  static constexpr std::array names{"row", "recording"};
+};
+template <>
+struct Spelling<Transform> {
+  static constexpr std::array names{"none", "asinh"};
 };
 template <>
 struct Spelling<MaskCount> {
@@ -75,8 +86,12 @@ struct Spelling<HeadRows> {
   static constexpr std::array names{"all", "masked"};
 };
 template <>
+struct Spelling<Pool> {
+  static constexpr std::array names{"last", "mean"};
+};
+template <>
 struct Spelling<LossKind> {
-  static constexpr std::array names{"squared", "absolute", "huber"};
+  static constexpr std::array names{"squared", "absolute", "huber", "softmax", "ordinal"};
 };
 template <>
 struct Spelling<Precision> {
@@ -84,7 +99,7 @@ struct Spelling<Precision> {
 };
 template <>
 struct Spelling<Monitor> {
-  static constexpr std::array names{"masked_loss", "kpi", "mae", "rmse"};
+  static constexpr std::array names{"masked_loss", "kpi", "mae", "rmse", "none"};
 };
 
 template <class Enum>
@@ -106,10 +121,15 @@ struct DataConfig {
   std::string recording = "recording", driver = "driver";    // ours; column names
   std::string label = "kss", quality = "label_quality";      // ours; these two columns may be absent
   Missing missing = Missing::refuse;                         // ours; what an empty feature cell means
+  std::vector<std::string> increments{};                     // ours; features that are running means of a recording
+  Transform transform = Transform::none;                     // ours
+  std::vector<double> transform_scale{1};                    // ours; one for all, or one for each channel
   Calibration calibration = Calibration::append;             // source: 9 + 9 features
   int calibration_blinks = 30;                               // ours
   ScalerKind scaler = ScalerKind::standard;                  // ours
+  ScalerWeight scaler_weight = ScalerWeight::row;            // ours; what weighs the same in its fit
   double tail_bound = 5;                                     // ours; standard deviations
+  bool window_statistics = false;                            // ours; further input channels
   int window = 30, stride = 10;                              // ours; blinks
   int evaluation_stride = 0;                                 // ours; 0 = as stride
   int min_length = 5;                                        // ours; a shorter recording gives no window
@@ -130,7 +150,7 @@ struct LabelsConfig {
 };
 
 struct MaskConfig {
-  double calibration_weight = 1;               // ours; loss weight of calibration features
+  double calibration_weight = 1;               // ours; loss weight of calibration features and increments
   double rate = 0.15;                          // source
   std::vector<double> actions{0.8, 0.1, 0.1};  // source; replace, noise, keep
   double value = -1;                           // source
@@ -148,6 +168,7 @@ struct TrainConfig {
   double clip = 1;                                // source; global gradient norm
   LossKind loss = LossKind::squared;              // ours
   double huber_delta = 1;                         // ours
+  bool recording_weights = false;                 // ours; fine-tuning: every recording weighs the same
   std::uint64_t seed = 1;                         // ours
   Precision precision = Precision::fp32;          // ours
   double checkpoint_seconds = 60;                 // ours
@@ -190,10 +211,15 @@ void for_each_key(AnyConfig& config, Visit&& visit) {
   visit("data.label", data.label);
   visit("data.quality", data.quality);
   visit("data.missing", data.missing);
+  visit("data.increments", data.increments);
+  visit("data.transform", data.transform);
+  visit("data.transform_scale", data.transform_scale);
   visit("data.calibration", data.calibration);
   visit("data.calibration_blinks", data.calibration_blinks);
   visit("data.scaler", data.scaler);
+  visit("data.scaler_weight", data.scaler_weight);
   visit("data.tail_bound", data.tail_bound);
+  visit("data.window_statistics", data.window_statistics);
   visit("data.window", data.window);
   visit("data.stride", data.stride);
   visit("data.evaluation_stride", data.evaluation_stride);
@@ -232,6 +258,7 @@ void for_each_key(AnyConfig& config, Visit&& visit) {
   visit("head.dropout", head.dropout);
   visit("head.batch_norm", head.batch_norm);
   visit("head.rows", head.rows);
+  visit("head.pool", head.pool);
   auto& train = config.train;
   visit("train.epochs", train.epochs);
   visit("train.batch", train.batch);
@@ -245,6 +272,7 @@ void for_each_key(AnyConfig& config, Visit&& visit) {
   visit("train.clip", train.clip);
   visit("train.loss", train.loss);
   visit("train.huber_delta", train.huber_delta);
+  visit("train.recording_weights", train.recording_weights);
   visit("train.seed", train.seed);
   visit("train.precision", train.precision);
   visit("train.checkpoint_seconds", train.checkpoint_seconds);
@@ -259,10 +287,28 @@ inline void resolve(Config& config) {
   if (config.model.max_length == 0) config.model.max_length = config.data.window;
 }
 
-/// Features of a row as the model sees it: the original ones, then their calibration features where appended.
+/// Channels of a row before calibration: the features, then the increments.
+inline int row_channels(const DataConfig& data) {
+  return static_cast<int>(data.features.size() + data.increments.size());
+}
+
+/// Features of a row as the model predicts them: its channels, then their calibration features where appended.
 inline int model_features(const DataConfig& data) {
-  const int original = static_cast<int>(data.features.size());
-  return data.calibration == Calibration::append ? 2 * original : original;
+  return data.calibration == Calibration::append ? 2 * row_channels(data) : row_channels(data);
+}
+
+/// Features of a row as the encoder reads them: the model's, then mean, mean absolute value and standard deviation of each
+/// over the window's visible rows (ops/append_statistics.hpp) where `data.window_statistics` asks for them.
+inline int encoder_inputs(const DataConfig& data) {
+  return data.window_statistics ? statistics_inputs * model_features(data) : model_features(data);
+}
+
+/// Outputs of the fine-tuning head: one, or as many as the loss over the levels of `labels.edges` needs
+/// (ops/score_loss.hpp).
+inline int score_outputs(const Config& config) {
+  const int edges = static_cast<int>(config.labels.edges.size());
+  if (!is_over_levels(config.train.loss)) return 1;
+  return config.train.loss == LossKind::softmax ? edges + 1 : edges;
 }
 
 /// Elements of the encoder blocks' matrices: four of [heads d, E] in attention, d = ceil(E / heads), and two of [4 E, E].
@@ -292,7 +338,20 @@ inline void validate(const Config& config) {
                data.features.begin() + static_cast<std::ptrdiff_t>(i),
            "data.features", name, "is named twice");
   }
+  for (const std::string& name : data.increments) {
+    demand(std::count(data.features.begin(), data.features.end(), name) == 1, "data.increments", name,
+           "must be one of data.features");
+    demand(std::count(data.increments.begin(), data.increments.end(), name) == 1, "data.increments", name,
+           "is named twice");
+  }
+  const std::size_t scales = data.transform_scale.size();
+  demand(scales == 1 || scales == static_cast<std::size_t>(row_channels(data)), "data.transform_scale", scales,
+         text("must be one number, or one for each of the ", row_channels(data),
+              " channels: the features, then the increments"));
+  for (const double scale : data.transform_scale) demand_positive("data.transform_scale", scale);
   demand_positive("data.calibration_blinks", data.calibration_blinks);
+  demand(data.scaler_weight == ScalerWeight::row || data.scaler != ScalerKind::robust, "data.scaler_weight",
+         spell(data.scaler_weight), "needs data.scaler = \"standard\" or \"uncentred\"");
   demand_positive("data.tail_bound", data.tail_bound);
   demand(data.window >= 1 && data.window <= 512, "data.window", data.window, "must be between 1 and 512 blinks");
   demand_positive("data.stride", data.stride);
@@ -338,7 +397,7 @@ inline void validate(const Config& config) {
          "must be [low, high] with low <= high");
 
   const ModelConfig& model = config.model;
-  const int N = model_features(data);
+  const int N = encoder_inputs(data);
   demand(model.width >= 1 && model.width <= 4096, "model.width", model.width, "must be between 1 and 4096");
   demand(model.blocks >= 1 && model.blocks <= 64, "model.blocks", model.blocks, "must be between 1 and 64");
   demand(model.heads >= 1 && model.heads <= model.width, "model.heads", model.heads,
@@ -351,17 +410,19 @@ inline void validate(const Config& config) {
          text("must be at least data.window = ", data.window));
   if (model.upscaling == Upscaling::none) {
     demand(model.width == N, "model.width", model.width,
-           text("must equal the ", N, " features when model.upscaling = \"none\""));
+           text("must equal the ", N, " features that the encoder reads when model.upscaling = \"none\""));
   }
   if (model.upscaling == Upscaling::attention_concatenation) {
     demand(model.width > N, "model.width", model.width,
-           text("must be above the ", N, " features when model.upscaling = \"attention_concatenation\""));
+           text("must be above the ", N, " features that the encoder reads when model.upscaling = \"attention_concatenation\""));
   }
 
   const HeadConfig& head = config.head;
   for (const int size : head.hidden)
     demand(size >= 1 && size <= 4096, "head.hidden", size, "must be between 1 and 4096");
   demand_share("head.dropout", head.dropout);
+  demand(config.task == Task::finetuning || head.pool == Pool::last, "head.pool", spell(head.pool),
+         "is a choice of fine-tuning: the head of pre-training reads rows one by one");
 
   demand(config.task == Task::finetuning || model.last_block == LastBlock::all || head.rows == HeadRows::masked,
          "model.last_block", spell(model.last_block),
@@ -372,9 +433,10 @@ inline void validate(const Config& config) {
   demand_positive("train.batch", train.batch);
   demand_positive("train.patience", train.patience);
   const bool masked = train.monitor == Monitor::masked_loss;
-  demand(masked == (config.task == Task::pretraining), "train.monitor", spell(train.monitor),
-         config.task == Task::pretraining ? "must be \"masked_loss\" for pre-training"
-                                          : "must be \"kpi\", \"mae\" or \"rmse\" for fine-tuning");
+  demand(train.monitor == Monitor::none || masked == (config.task == Task::pretraining), "train.monitor",
+         spell(train.monitor),
+         config.task == Task::pretraining ? "must be \"masked_loss\" or \"none\" for pre-training"
+                                          : "must be \"kpi\", \"mae\", \"rmse\" or \"none\" for fine-tuning");
   demand_positive("train.rate", train.rate);
   demand(train.warmup >= 0, "train.warmup", train.warmup, "must not be negative");
   demand(train.decay > 0 && train.decay <= 1, "train.decay", train.decay, "must be above 0 and at most 1");
@@ -382,6 +444,10 @@ inline void validate(const Config& config) {
   demand_positive("train.accumulate", train.accumulate);
   demand_positive("train.clip", train.clip);
   demand_positive("train.huber_delta", train.huber_delta);
+  demand(config.task == Task::finetuning || !is_over_levels(train.loss), "train.loss", spell(train.loss),
+         "is a loss of fine-tuning: masked rows have no levels");
+  demand(config.task == Task::finetuning || !train.recording_weights, "train.recording_weights", "true",
+         "is a choice of fine-tuning");
   demand(train.checkpoint_seconds >= 0, "train.checkpoint_seconds", train.checkpoint_seconds, "must not be negative");
   demand(std::is_sorted(train.unfreeze.begin(), train.unfreeze.end()), "train.unfreeze", train.unfreeze.size(),
          "must list epochs in ascending order");

@@ -17,8 +17,10 @@ struct ModelInput {
   View<const int, 1> present = {};  // [R]      1 = the row is real, 0 = there is none (-1); empty = all are
 };
 
-/// Encoder and head: the one structure of both models, which differ in the rows that the head reads and in its width. With
-/// LastBlock::read the encoder's last block makes these rows and no others.
+/// Encoder and head: the one structure of both models, which differ in what the head reads and in its width. With
+/// LastBlock::read the encoder's last block makes the rows that the head reads and no others. With Pool::mean the head reads
+/// one mean row a sequence, and a row of `input` only names it (for dropout). With data.window_statistics the encoder reads
+/// these beside the N features.
 template <Backend Device>
 class EncoderWithHead {
  public:
@@ -27,20 +29,25 @@ class EncoderWithHead {
   struct Saved {
     typename Encoder<Device>::Saved encoder;
     typename Head<Device>::Saved head;
-    View<Real, 2> gathered;   // [T, E]  first R rows used; only where the head gathers
+    View<Real, 3> appended;   // [B, L, 4 N]  what the encoder reads; only with window statistics
+    View<Real, 2> gathered;   // [T, E]  first R rows used; only where the head gathers or pools
     View<Real, 2> dgathered;  // [T, E]
     View<Real, 2> output;     // [R, out]
     View<Real, 2> doutput;    // [R, out]  for the objective
     ModelInput<Real> input;
   };
 
-  EncoderWithHead(Device& device, const Config& config, int outputs, HeadRows rows, LastBlock last_block)
+  EncoderWithHead(Device& device, const Config& config, int outputs, HeadRows rows, LastBlock last_block,
+                  Pool pool = Pool::last)
       : rows_(rows),
         last_block_(last_block),
+        pool_(pool),
+        features_(model_features(config.data)),
         outputs_(outputs),
-        encoder_(device, parameters_, model_features(config.data), config.model),
+        encoder_(device, parameters_, encoder_inputs(config.data), config.model),
         head_(parameters_, "head", config.model.width, outputs, config.head) {
     BLINKBERT_EXPECTS(last_block == LastBlock::all || rows == HeadRows::masked);
+    BLINKBERT_EXPECTS(pool == Pool::last || (last_block == LastBlock::all && rows == HeadRows::masked));
     parameters_.allocate(device, config.train.seed);
   }
 
@@ -48,12 +55,15 @@ class EncoderWithHead {
   const ParameterSet<Device>& parameters() const { return parameters_; }
   HeadRows rows() const { return rows_; }
   LastBlock last_block() const { return last_block_; }
-  int features() const { return encoder_.features(); }
+  /// N: of a row of the input.
+  int features() const { return features_; }
+  int outputs() const { return outputs_; }
   int blocks() const { return encoder_.blocks(); }
 
   Saved plan(Arena<Device>& arena, int B, int L) const {
     const int T = B * L;
     Saved saved;
+    if (appends()) saved.appended = arena.template take<Real>(B, L, encoder_.features());
     saved.encoder = encoder_.plan(arena, T, last_block_);
     if (gathers()) {
       saved.gathered = arena.template take<Real>(T, encoder_.width());
@@ -68,12 +78,23 @@ class EncoderWithHead {
   /// The prediction [R, out]: R = T rows (all), or one per entry of `input.rows` (masked). Zeros where there is no row.
   View<const Real, 2> forward(Device& device, const Pass& pass, const ModelInput<Real>& input, Saved& saved) const {
     saved.input = input;
-    const View<const Real, 2> x = reshape(input.x, {pass.T(), features()});
-    View<const Real, 2> y = encoder_.forward(device, pass, x, rows_of_last_block(input), saved.encoder);
+    View<const Real, 3> x = input.x;
+    if (appends()) {
+      run(device,
+          AppendStatistics<Real>{.y = saved.appended, .x = x, .lengths = pass.lengths, .visible = pass.visible});
+      x = saved.appended;
+    }
+    const View<const Real, 2> rows = reshape(x, {pass.T(), encoder_.features()});
+    View<const Real, 2> y = encoder_.forward(device, pass, rows, rows_of_last_block(input), saved.encoder);
     const int R = head_row_count(pass, input);
     if (gathers()) {
-      run(device, GatherRowsForward<Real>{.y = saved.gathered.rows(0, R), .x = y, .rows = input.rows});
-      y = saved.gathered.rows(0, R);
+      const View<Real, 2> gathered = saved.gathered.rows(0, R);
+      if (pool_ == Pool::mean) {
+        run(device, MeanRowsForward<Real>{.y = gathered, .x = y, .lengths = pass.lengths, .L = pass.L});
+      } else {
+        run(device, GatherRowsForward<Real>{.y = gathered, .x = y, .rows = input.rows});
+      }
+      y = gathered;
     }
     const View<Real, 2> output = saved.output.rows(0, R);
     head_.forward(device, pass, output, y, head_rows(pass, input), saved.head);
@@ -90,7 +111,11 @@ class EncoderWithHead {
     if (is_encoder_trained) dx = gathers() ? saved.dgathered.rows(0, R) : dencoded;
     head_.backward(device, pass, dx, saved.doutput.rows(0, R), head_rows(pass, input), saved.head);
     if (!is_encoder_trained) return;
-    if (gathers()) run(device, GatherRowsBackward<Real>{.dx = dencoded, .dy = dx, .slots = input.slots});
+    if (pool_ == Pool::mean) {
+      run(device, MeanRowsBackward<Real>{.dx = dencoded, .dy = dx, .lengths = pass.lengths, .L = pass.L});
+    } else if (gathers()) {
+      run(device, GatherRowsBackward<Real>{.dx = dencoded, .dy = dx, .slots = input.slots});
+    }
     encoder_.backward(device, pass, dencoded, rows_of_last_block(input), saved.encoder, lowest_trained_group);
   }
 
@@ -99,7 +124,9 @@ class EncoderWithHead {
   }
 
  private:
-  /// Between encoder and head.
+  /// Before the encoder.
+  bool appends() const { return encoder_.features() != features_; }
+  /// Between encoder and head; or pools.
   bool gathers() const { return rows_ == HeadRows::masked && last_block_ == LastBlock::all; }
   RowsRead rows_of_last_block(const ModelInput<Real>& input) const {
     if (last_block_ == LastBlock::all) return {};
@@ -112,7 +139,8 @@ class EncoderWithHead {
 
   HeadRows rows_;
   LastBlock last_block_;
-  int outputs_;
+  Pool pool_;
+  int features_, outputs_;
   ParameterSet<Device> parameters_;
   Encoder<Device> encoder_;
   Head<Device> head_;

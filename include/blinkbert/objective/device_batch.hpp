@@ -21,6 +21,7 @@ struct BatchInputs {
   View<int, 1> last_offsets;         // [B + 1]    0, 1, ..., B: one last row a sequence
   View<std::uint32_t, 1> sequences;  // [B]        numbers in the counters of masking
   View<Wide<Real>, 1> scores;        // [B]        labels of the windows, KSS
+  View<Wide<Real>, 1> weights;       // [B]        of the windows in the loss
   View<int, 1> rows;                 // [T]        the first M, or B, are used
   View<int, 1> slots;                // [T]
   View<int, 1> present;              // [B]        1 where the sequence has a last row
@@ -53,6 +54,7 @@ struct BatchInputs {
     place(inputs.last_offsets, B + 1);
     place(inputs.sequences, B);
     place(inputs.scores, B);
+    place(inputs.weights, B);
     place(inputs.rows, T);
     place(inputs.slots, T);
     place(inputs.present, B);

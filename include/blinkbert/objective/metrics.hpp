@@ -20,22 +20,78 @@
 #include <blinkbert/core/expects.hpp>
 #include <blinkbert/core/random.hpp>
 #include <blinkbert/model/config.hpp>
+#include <blinkbert/objective/levels.hpp>
 
 namespace blinkbert {
 
 // Scores --------------------------------------------------------------------------------------------------------------
 
-/// One labelled window. `prediction` is the model's own output, not clamped.
+/// One labelled window. `prediction` is the model's own output, not clamped, or the expected value of the level.
 struct ScoredWindow {
   int driver = 0;
   int recording = 0;
-  double truth = 0, prediction = 0;  // KSS, or whatever labels.range is in
+  double truth = 0, prediction = 0;    // KSS, or whatever labels.range is in
+  std::vector<double> posterior = {};  // [K]  P(level) of a model over levels; empty for others
 };
 
-/// Level of a continuous value: the number of edges at or below it.
-/// Edges [3.34, 6.68]: 0 below 3.34, 1 below 6.68, else 2.
-inline int level_of(double value, const std::vector<double>& edges) {
-  return static_cast<int>(std::upper_bound(edges.begin(), edges.end(), value) - edges.begin());
+/// The prediction that classes are counted by, clamped to labels.range. A posterior is turned into a number by its most
+/// likely level: the prediction, clipped into that level's band.
+inline double class_prediction(double prediction, std::span<const double> posterior, const LabelsConfig& labels) {
+  const double clamped = std::clamp(prediction, labels.range[0], labels.range[1]);
+  return posterior.empty() ? clamped : into_level(clamped, most_likely_level(posterior), labels.edges);
+}
+
+/// The mean over a recording's windows.
+struct ScoredRecording {
+  int driver = 0;
+  int recording = 0;
+  int windows = 0;
+  double prediction = 0;
+  std::vector<double> posterior = {};  // [K]
+};
+
+/// Means of predictions and posteriors by (driver, recording), in that order. Windows in any order.
+inline std::vector<ScoredRecording> recording_means(std::span<const ScoredWindow> windows) {
+  std::map<std::pair<int, int>, ScoredRecording> recordings;
+  for (const ScoredWindow& window : windows) {
+    ScoredRecording& one = recordings[{window.driver, window.recording}];
+    one.driver = window.driver;
+    one.recording = window.recording;
+    one.windows += 1;
+    one.prediction += window.prediction;
+    one.posterior.resize(window.posterior.size());
+    for (std::size_t k = 0; k < one.posterior.size(); ++k) one.posterior[k] += window.posterior[k];
+  }
+  std::vector<ScoredRecording> means;
+  for (auto& [key, one] : recordings) {
+    one.prediction /= one.windows;
+    for (double& share : one.posterior) share /= one.windows;
+    means.push_back(std::move(one));
+  }
+  return means;
+}
+
+/// Several models (of several seeds) as one: the mean of their predictions and posteriors, window by window. All must have
+/// scored the same windows in the same order.
+inline std::vector<ScoredWindow> mean_of_members(std::span<const std::vector<ScoredWindow>> members) {
+  BLINKBERT_EXPECTS(!members.empty());
+  std::vector<ScoredWindow> mean = members.front();
+  for (const std::vector<ScoredWindow>& member : members.subspan(1)) {
+    BLINKBERT_EXPECTS(member.size() == mean.size(), member.size(), mean.size());
+    for (std::size_t i = 0; i < mean.size(); ++i) {
+      BLINKBERT_EXPECTS(
+          member[i].recording == mean[i].recording && member[i].posterior.size() == mean[i].posterior.size(), i,
+          member[i].recording, mean[i].recording);
+      mean[i].prediction += member[i].prediction;
+      for (std::size_t k = 0; k < mean[i].posterior.size(); ++k) mean[i].posterior[k] += member[i].posterior[k];
+    }
+  }
+  const auto count = static_cast<double>(members.size());
+  for (ScoredWindow& window : mean) {
+    window.prediction /= count;
+    for (double& share : window.posterior) share /= count;
+  }
+  return mean;
 }
 
 /// Squared distance of a prediction to the band of the true level, in KSS^2: 0 where the level is right, else
@@ -53,7 +109,8 @@ inline double band_error(double prediction, int true_level, const LabelsConfig& 
   return nearest;
 }
 
-/// Additive parts of every score. All predictions are clamped to labels.range before they are counted.
+/// Additive parts of every score. All predictions are clamped to labels.range before they are counted; levels and bands
+/// are those of `class_prediction`.
 struct ScoreSums {
   using Counts = std::vector<std::vector<double>>;
 
@@ -63,8 +120,10 @@ struct ScoreSums {
   double recordings = 0;
   double recordings_right = 0;        // for VA
   double recording_band_squared = 0;  // sum over recordings of band_error of the mean, for VRE
-  Counts levels;                      // [true level][predicted level], windows
-  Counts kss;                         // [true KSS][predicted KSS], both rounded, from the range's low end
+  double means_right = 0;  // the same two of the mean over a recording (recording_means) in the place of votes
+  double mean_band_squared = 0;
+  Counts levels;  // [true level][predicted level], windows
+  Counts kss;     // [true KSS][predicted KSS], both rounded, from the range's low end
 
   ScoreSums& operator+=(const ScoreSums& other) {
     windows += other.windows;
@@ -74,14 +133,16 @@ struct ScoreSums {
     recordings += other.recordings;
     recordings_right += other.recordings_right;
     recording_band_squared += other.recording_band_squared;
+    means_right += other.means_right;
+    mean_band_squared += other.mean_band_squared;
     add(levels, other.levels);
     add(kss, other.kss);
     return *this;
   }
 
   ScoreSums& operator*=(double factor) {
-    for (double* sum :
-         {&windows, &absolute, &squared, &band_squared, &recordings, &recordings_right, &recording_band_squared}) {
+    for (double* sum : {&windows, &absolute, &squared, &band_squared, &recordings, &recordings_right,
+                        &recording_band_squared, &means_right, &mean_band_squared}) {
       *sum *= factor;
     }
     for (Counts* counts : {&levels, &kss}) {
@@ -142,6 +203,8 @@ inline ScoreSums score_sums(std::span<const ScoredWindow> windows, const LabelsC
   sums.levels.assign(level_count, std::vector<double>(level_count, 0.0));
   sums.kss.assign(kss_count, std::vector<double>(kss_count, 0.0));
   std::map<std::pair<int, int>, detail::RecordingVotes> recordings;
+  std::vector<ScoredWindow> clamped(windows.begin(), windows.end());
+  for (ScoredWindow& window : clamped) window.prediction = std::clamp(window.prediction, low, high);
   for (const ScoredWindow& window : windows) {
     if (!(window.truth >= low && window.truth <= high)) {
       throw InputError(text("label ", window.truth, " of recording ", window.recording,
@@ -151,11 +214,12 @@ inline ScoreSums score_sums(std::span<const ScoredWindow> windows, const LabelsC
       throw Diverged(text("prediction for recording ", window.recording, " is ", window.prediction));
     }
     const double prediction = std::clamp(window.prediction, low, high), error = prediction - window.truth;
-    const int true_level = level_of(window.truth, labels.edges), level = level_of(prediction, labels.edges);
+    const double in_class = class_prediction(prediction, window.posterior, labels);
+    const int true_level = level_of(window.truth, labels.edges), level = level_of(in_class, labels.edges);
     sums.windows += 1;
     sums.absolute += std::abs(error);
     sums.squared += error * error;
-    sums.band_squared += band_error(prediction, true_level, labels);
+    sums.band_squared += band_error(in_class, true_level, labels);
     sums.levels[static_cast<std::size_t>(true_level)][static_cast<std::size_t>(level)] += 1;
     sums.kss[kss_index(window.truth)][kss_index(prediction)] += 1;
 
@@ -165,9 +229,11 @@ inline ScoreSums score_sums(std::span<const ScoredWindow> windows, const LabelsC
     recording.truth[static_cast<std::size_t>(true_level)] += 1;
     recording.prediction[static_cast<std::size_t>(level)] += 1;
     recording.truth_sum += window.truth;
-    recording.prediction_sum += prediction;
+    recording.prediction_sum += in_class;
     recording.windows += 1;
   }
+  const std::vector<ScoredRecording> means = recording_means(clamped);  // in the order of `recordings`
+  auto mean_of = means.begin();
   for (const auto& [key, recording] : recordings) {
     const double mean = recording.prediction_sum / recording.windows;
     const int true_level =
@@ -175,6 +241,10 @@ inline ScoreSums score_sums(std::span<const ScoredWindow> windows, const LabelsC
     sums.recordings += 1;
     sums.recordings_right += detail::majority_level(recording.prediction, mean, labels.edges) == true_level ? 1 : 0;
     sums.recording_band_squared += band_error(mean, true_level, labels);
+    const double in_class = class_prediction(mean_of->prediction, mean_of->posterior, labels);
+    sums.means_right += level_of(in_class, labels.edges) == true_level ? 1 : 0;
+    sums.mean_band_squared += band_error(in_class, true_level, labels);
+    ++mean_of;
   }
   return sums;
 }
@@ -196,6 +266,7 @@ struct ScoreMetrics {
   double qwk = 0;                              // quadratic weighted kappa on values rounded to KSS
   double bsa = 0, va = 0;                      // share of windows (= accuracy), of recordings with the right level
   double bsre = 0, vre = 0;                    // KSS^2: mean band_error of windows, of the recordings' means
+  double va_mean = 0, vre_mean = 0;            // as va and vre, by the mean prediction and posterior of a recording
   std::vector<std::vector<double>> confusion;  // [true level][predicted level], windows
   double windows = 0, recordings = 0;
 };
@@ -251,6 +322,8 @@ inline ScoreMetrics score_metrics(const ScoreSums& sums) {
           .va = mean(sums.recordings_right, sums.recordings),
           .bsre = mean(sums.band_squared, sums.windows),
           .vre = mean(sums.recording_band_squared, sums.recordings),
+          .va_mean = mean(sums.means_right, sums.recordings),
+          .vre_mean = mean(sums.mean_band_squared, sums.recordings),
           .confusion = sums.levels,
           .windows = sums.windows,
           .recordings = sums.recordings};
@@ -263,15 +336,17 @@ struct NamedScore {
 };
 
 /// The one list of scores, in the order of reports and of `score_values`.
-inline constexpr std::array<NamedScore, 9> named_scores{{{"mae", &ScoreMetrics::mae},
-                                                         {"rmse", &ScoreMetrics::rmse},
-                                                         {"accuracy", &ScoreMetrics::accuracy},
-                                                         {"kpi", &ScoreMetrics::kpi},
-                                                         {"qwk", &ScoreMetrics::qwk},
-                                                         {"bsa", &ScoreMetrics::bsa},
-                                                         {"va", &ScoreMetrics::va},
-                                                         {"bsre", &ScoreMetrics::bsre},
-                                                         {"vre", &ScoreMetrics::vre}}};
+inline constexpr std::array<NamedScore, 11> named_scores{{{"mae", &ScoreMetrics::mae},
+                                                          {"rmse", &ScoreMetrics::rmse},
+                                                          {"accuracy", &ScoreMetrics::accuracy},
+                                                          {"kpi", &ScoreMetrics::kpi},
+                                                          {"qwk", &ScoreMetrics::qwk},
+                                                          {"bsa", &ScoreMetrics::bsa},
+                                                          {"va", &ScoreMetrics::va},
+                                                          {"bsre", &ScoreMetrics::bsre},
+                                                          {"vre", &ScoreMetrics::vre},
+                                                          {"va_mean", &ScoreMetrics::va_mean},
+                                                          {"vre_mean", &ScoreMetrics::vre_mean}}};
 
 /// All scores in the order of `named_scores`.
 inline std::vector<double> score_values(const ScoreSums& sums) {

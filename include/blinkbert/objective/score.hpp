@@ -1,19 +1,29 @@
 #pragma once
 
+#include <vector>
+
 #include <blinkbert/objective/device_batch.hpp>
 
 namespace blinkbert {
 
-/// The loss of fine-tuning over one optimizer step: the mean of l(prediction - KSS) over the step's sequences.
+/// The loss of fine-tuning over one optimizer step: the mean of w l over the step's sequences, w = 1, or the window's weight
+/// with train.recording_weights (their mean over all training windows is 1).
 template <Backend Device>
 class Score {
  public:
   using Real = typename Device::Real;
 
-  Score(Device& device, const TrainConfig& train)
-      : kind_(train.loss), delta_(static_cast<Wide<Real>>(train.huber_delta)) {
-    memory_ = device.allocate(sizeof(Wide<Real>));
-    sum_ = {reinterpret_cast<Wide<Real>*>(memory_.data()), {1}};
+  Score(Device& device, const Config& config)
+      : kind_(config.train.loss),
+        delta_(static_cast<Wide<Real>>(config.train.huber_delta)),
+        is_weighted_(config.train.recording_weights) {
+    const std::vector<Wide<Real>> edges(config.labels.edges.begin(), config.labels.edges.end());
+    memory_ = device.allocate((1 + edges.size()) * sizeof(Wide<Real>));
+    auto* data = reinterpret_cast<Wide<Real>*>(memory_.data());
+    sum_ = {data, {1}};
+    if (!is_over_levels(kind_)) return;
+    edges_ = {data + 1, {static_cast<int>(edges.size())}};
+    upload(device, edges_, edges.data());
   }
 
   /// Sequences over all micro-batches of the step.
@@ -29,6 +39,8 @@ class Score {
                                 .sum = Acc{sum_},
                                 .prediction = output,
                                 .target = batch.scores,
+                                .edges = edges_,
+                                .weights = is_weighted_ ? batch.weights : View<Wide<Real>, 1>{},
                                 .lengths = batch.lengths,
                                 .kind = kind_,
                                 .delta = delta_,
@@ -45,9 +57,11 @@ class Score {
  private:
   LossKind kind_;
   Wide<Real> delta_;
+  bool is_weighted_;
   std::int64_t sequences_in_step_ = 1;
   typename Device::Memory memory_;
-  View<Wide<Real>, 1> sum_;  // [1]
+  View<Wide<Real>, 1> sum_;    // [1]
+  View<Wide<Real>, 1> edges_;  // [K - 1]  over levels only
 };
 
 }  // namespace blinkbert

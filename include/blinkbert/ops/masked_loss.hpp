@@ -8,7 +8,10 @@
 
 namespace blinkbert {
 
-enum class LossKind { squared, absolute, huber };
+/// The last two are losses over levels: ScoreLoss only.
+enum class LossKind { squared, absolute, huber, softmax, ordinal };
+
+BLINKBERT_HOST_DEVICE constexpr bool is_over_levels(LossKind kind) { return kind == LossKind::softmax || kind == LossKind::ordinal; }
 
 /// l(e):  e^2,  |e|,  or Huber's: e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2)  (Huber 1964, eq. 2.1).
 template <class Number>
@@ -18,6 +21,8 @@ BLINKBERT_HOST_DEVICE Number loss_value(LossKind kind, Number delta, Number e) {
     case LossKind::squared: return e * e;
     case LossKind::absolute: return size;
     case LossKind::huber: return size <= delta ? e * e / 2 : delta * (size - delta / 2);
+    case LossKind::softmax:
+    case LossKind::ordinal: break;
   }
   return e;
 }
@@ -29,6 +34,8 @@ BLINKBERT_HOST_DEVICE Number loss_slope(LossKind kind, Number delta, Number e) {
     case LossKind::squared: return 2 * e;
     case LossKind::absolute: return e > 0 ? Number(1) : e < 0 ? Number(-1) : Number(0);
     case LossKind::huber: return e > delta ? delta : e < -delta ? -delta : e;
+    case LossKind::softmax:
+    case LossKind::ordinal: break;
   }
   return e;
 }
@@ -59,6 +66,7 @@ struct MaskedLoss {
     const int R = prediction.extent(0), N = prediction.extent(1);
     BLINKBERT_EXPECTS(has_shape_or_is_empty(dprediction, R, N) && has_shape(sums.view(), N) && has_shape(weights, N), R, N);
     BLINKBERT_EXPECTS(has_shape(selected, R) && target.extent(1) == N && delta > 0, R, N, delta);
+    BLINKBERT_EXPECTS(!is_over_levels(kind));
     BLINKBERT_EXPECTS(rows == HeadRows::masked || target.extent(0) == R, R, target.extent(0));
   }
 };

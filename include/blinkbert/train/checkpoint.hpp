@@ -29,11 +29,14 @@ struct CheckpointHeader {
   Scaler scaler;
   std::string data;                           // fingerprint of the training file
   std::vector<std::string> training_drivers;  // in that file: they must not test what is built on it
+  std::vector<double> level_values = {};      // of a loss over levels, in KSS (objective/levels.hpp); else empty
 };
 
 inline std::map<std::string, std::string> to_metadata(const CheckpointHeader& header) {
   using Json = nlohmann::ordered_json;
   const Config& config = header.config;
+  Json labels{{"range", config.labels.range}, {"edges", config.labels.edges}, {"bands", config.labels.bands}};
+  if (!header.level_values.empty()) labels["level_values"] = header.level_values;
   return {
       {"format_version", text(checkpoint_format)},
       {"blinkbert_version", BLINKBERT_VERSION},
@@ -45,8 +48,7 @@ inline std::map<std::string, std::string> to_metadata(const CheckpointHeader& he
            .dump()},
       {"calibration",
        Json{{"mode", spell(config.data.calibration)}, {"blinks", config.data.calibration_blinks}}.dump()},
-      {"labels",
-       Json{{"range", config.labels.range}, {"edges", config.labels.edges}, {"bands", config.labels.bands}}.dump()},
+      {"labels", labels.dump()},
       {"data", header.data},
       {"training_drivers", Json(header.training_drivers).dump()}};
 }
@@ -112,6 +114,16 @@ inline CheckpointHeader read_header(const Safetensors& file) {
   if (!(header.scaler.tail_bound > 0)) fail("the scaler's tail_bound must be above 0");
   if (parse("features") != nlohmann::json(model_feature_names(header.config.data))) {
     fail("metadata \"features\" does not fit the configuration's data.features and data.calibration");
+  }
+  if (is_over_levels(header.config.train.loss)) {
+    try {
+      header.level_values = parse("labels").at("level_values").get<std::vector<double>>();
+    } catch (const nlohmann::json::exception&) {
+      fail("metadata \"labels\" must hold the list level_values: the loss is over levels");
+    }
+    const std::size_t levels = header.config.labels.edges.size() + 1;
+    if (header.level_values.size() != levels)
+      fail("metadata \"labels\" has ", header.level_values.size(), " level_values for ", levels, " levels");
   }
   header.data = at("data");
   try {

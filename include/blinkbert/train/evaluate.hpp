@@ -127,19 +127,21 @@ MaskedErrors evaluate_masked_rows(Device& device, const PretrainingModel<Device>
   return errors;
 }
 
-/// The model's scores of these windows, not clamped, in their order.
+/// The model's scores of these windows, not clamped, in their order. `reading` says what the head's outputs mean.
 template <Backend Device>
 std::vector<ScoredWindow> evaluate_scores(Device& device, const FinetuningModel<Device>& model,
                                           const FinetuningStage<Device>& stage,
                                           Buckets<FinetuningModel<Device>, Device>& buckets,
                                           BatchLoader<Device>& loader, const Dataset& dataset, int batch_size,
-                                          std::span<const NumberedWindow> windows) {
+                                          std::span<const NumberedWindow> windows, const ScoreReading& reading = {}) {
   std::vector<ScoredWindow> scored;
   predict(device, model, stage, buckets, loader, windows, batch_size, [&](const WindowPrediction& one) {
+    const std::vector<double> posterior = reading.posterior(one.values);
     scored.push_back({.driver = dataset.driver_of(one.window->window),
                       .recording = one.window->window.recording,
                       .truth = one.window->window.label,
-                      .prediction = one.values[0]});
+                      .prediction = reading.score(one.values, posterior),
+                      .posterior = posterior});
   });
   return scored;
 }

@@ -12,7 +12,7 @@ namespace blinkbert {
 struct WindowPrediction {
   const NumberedWindow* window = nullptr;
   std::span<const int> rows;      // rows of the window that were chosen; fine-tuning: empty
-  std::span<const float> values;  // pre-training: [chosen rows, N]; fine-tuning: [1], KSS, not clamped
+  std::span<const float> values;  // pre-training: [chosen rows, N]; fine-tuning: the head's outputs
 };
 
 /// Runs the model in evaluation mode over windows in their order and calls `visit(WindowPrediction)` for each. Masks, where
@@ -67,7 +67,7 @@ void predict(typename Stage::Device& device, const typename Stage::Model& model,
           rows[m] -= b * L;
         }
       } else {
-        values.push_back(static_cast<float>(output[static_cast<std::size_t>(b)]));
+        for (int n = 0; n < N; ++n) values.push_back(static_cast<float>(output[static_cast<std::size_t>(b * N + n)]));
       }
       visit(WindowPrediction{
           .window = &windows[at], .rows = std::span<const int>(rows).subspan(place, chosen_here), .values = values});

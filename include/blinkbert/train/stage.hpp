@@ -85,7 +85,7 @@ class PretrainingStage {
   Objective objective_;
 };
 
-/// Nothing is masked; the score is read from the last real row.
+/// Nothing is masked.
 template <Backend DeviceType>
 class FinetuningStage {
  public:
@@ -95,7 +95,7 @@ class FinetuningStage {
   using Objective = Score<Device>;
   static constexpr bool predicts_rows = false;
 
-  FinetuningStage(Device& device, const Config& config) : objective_(device, config.train) {}
+  FinetuningStage(Device& device, const Config& config) : objective_(device, config) {}
 
   Objective& objective() { return objective_; }
 

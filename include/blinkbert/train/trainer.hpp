@@ -62,7 +62,7 @@ struct EpochReport {
 
 /// All may be empty. Without `evaluate` no epoch is the best and training goes on to the last one.
 struct TrainerHooks {
-  std::function<Metrics()> evaluate = {};  // after every epoch; must hold the monitored metric
+  std::function<Metrics()> evaluate = {};  // after every epoch; must hold the monitored metric, if any
   std::function<void(const StepReport&)> after_step = {};
   std::function<void(const EpochReport&)> after_epoch =
       {};                                  // the state is then at the start of the next epoch, or finished
@@ -328,16 +328,24 @@ class Trainer {
     }
   }
 
-  /// Early stopping: keeps the parameters of the best epoch. A metric that is not finite is no gain.
-  bool note_monitored(const Metrics& validation) {
+  /// The metric that is monitored; 0 with Monitor::none.
+  double monitored(const Metrics& validation) const {
+    if (config_.monitor == Monitor::none) return 0;
     const std::string name = spell(config_.monitor);
     const auto found =
         std::find_if(validation.begin(), validation.end(), [&](const auto& one) { return one.first == name; });
     BLINKBERT_EXPECTS(found != validation.end(), name);
-    const double value = found->second;
+    return found->second;
+  }
+
+  /// Early stopping: keeps the parameters of the best epoch. A metric that is not finite is no gain. With Monitor::none every
+  /// epoch is better than the one before.
+  bool note_monitored(const Metrics& validation) {
+    const double value = monitored(validation);
     const bool more_is_better = config_.monitor == Monitor::kpi;
-    const bool gains = std::isfinite(value) &&
-                       (state_.best_epoch == 0 || (more_is_better ? value > state_.best : value < state_.best));
+    const bool gains = config_.monitor == Monitor::none ||
+                       (std::isfinite(value) &&
+                        (state_.best_epoch == 0 || (more_is_better ? value > state_.best : value < state_.best)));
     if (!gains) {
       ++state_.epochs_without_gain;
       return false;
