@@ -1,6 +1,5 @@
 // Scores the windows of a file with a fine-tuned checkpoint.
 
-#include <charconv>
 #include <filesystem>
 #include <iostream>
 #include <optional>
@@ -12,18 +11,11 @@
 #include <blinkbert/io/config_file.hpp>
 
 #include "devices.hpp"
+#include "results.hpp"
 
 namespace {
 
 using namespace blinkbert;
-
-/// A field of a CSV row, quoted where it has to be.
-std::string csv_field(const std::string& field) {
-  if (field.find_first_of(",\"\r\n") == field.npos) return field;
-  std::string quoted = "\"";
-  for (const char c : field) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
-  return quoted + '"';
-}
 
 template <class Device>
 int score(const programs::CommonFlags& flags, const std::filesystem::path& checkpoint,
@@ -56,10 +48,8 @@ int score(const programs::CommonFlags& flags, const std::filesystem::path& check
                       {"last_blink", last},
                       {"kss", scores[i]}});
     }
-    char number[32];
-    const auto end = std::to_chars(number, number + sizeof number, scores[i]).ptr;
-    rows += text(csv_field(recording.name), ',', csv_field(driver), ',', first, ',', last, ',',
-                 std::string_view(number, end), '\n');
+    rows += text(programs::csv_field(recording.name), ',', programs::csv_field(driver), ',', first, ',', last, ',',
+                 programs::shortest(scores[i]), '\n');
   }
   if (out) write_file_atomically(*out, rows);
   if (flags.wants_json) {
