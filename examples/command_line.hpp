@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <charconv>
 #include <chrono>
 #include <csignal>
@@ -51,6 +52,22 @@ inline void add_device_flags(CLI::App& app, CommonFlags& flags) {
       ->capture_default_str();
 }
 
+/// The call as typed, words with other than plain characters in quotes.
+inline std::string command_of(int argc, char** argv) {
+  std::string command;
+  for (int i = 0; i < argc; ++i) {
+    const std::string word = argv[i];
+    const bool is_plain = !word.empty() && std::all_of(word.begin(), word.end(), [](unsigned char c) {
+      return std::isalnum(c) != 0 ||
+             std::string_view("-_./=,:+%@").find(static_cast<char>(c)) != std::string_view::npos;
+    });
+    std::string quoted;
+    for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    command += (i == 0 ? "" : " ") + (is_plain ? word : "'" + quoted + "'");
+  }
+  return command;
+}
+
 /// The whole of 64 bits and nothing else: CLI11 would let a minus wrap around and cut what is too large.
 inline CLI::Validator is_seed() {
   const auto check = [](const std::string& word) -> std::string {
@@ -87,6 +104,7 @@ class ProgressLine {
     last_ = now;
     std::fprintf(stderr, "\r\033[K%s", line().c_str());
   }
+  bool is_shown() const { return is_shown_; }
   void clear() const {
     if (is_shown_) std::fputs("\r\033[K", stderr);
   }

@@ -2,6 +2,7 @@
 
 #include <blinkbert/objective/baselines.hpp>
 
+#include "backbone_keys.hpp"
 #include "training_program.hpp"
 
 namespace {
@@ -24,14 +25,8 @@ Backbone read_backbone(const std::filesystem::path& path) {
 /// Features, calibration, scaler, window and model come from the checkpoint; an explicitly set different value is an error.
 void take_over(Config& config, const std::set<std::string>& explicit_keys, const Backbone& backbone) {
   const Config& saved = backbone.header.config;
-  const auto is_inherited = [](std::string_view key) {
-    return key == "data.features" || key == "data.calibration" || key == "data.calibration_blinks" ||
-           key == "data.increments" || key == "data.transform" || key == "data.transform_scale" ||
-           key == "data.scaler" || key == "data.scaler_weight" || key == "data.tail_bound" || key == "data.window" ||
-           key == "data.window_statistics" || key.starts_with("model.");
-  };
   for (const std::string& key : explicit_keys) {
-    if (is_inherited(key) && value_of(config, key) != value_of(saved, key)) {
+    if (comes_from_backbone(key) && value_of(config, key) != value_of(saved, key)) {
       throw InputError(text(key, " = ", value_of(config, key), ": the backbone ", backbone.file.path,
                             " was trained with ", value_of(saved, key), "; leave the key out"));
     }
@@ -155,11 +150,27 @@ Json scores_json(const std::vector<ScoredWindow>& scored, const Config& config, 
   return json;
 }
 
+/// The test windows' scores as a CSV: what pooling over runs and the figures of a report need.
+std::string predictions_csv(const std::vector<ScoredWindow>& scored, const RunData& run) {
+  std::string rows = "recording,driver,first_blink,last_blink,truth,prediction\n";
+  for (std::size_t i = 0; i < scored.size(); ++i) {
+    const Window& window = run.test[i].window;
+    const Recording& recording = run.dataset.frame.recordings[static_cast<std::size_t>(window.recording)];
+    const int first = window.start - recording.first_row;
+    rows += text(csv_field(recording.name), ',',
+                 csv_field(run.dataset.frame.drivers[static_cast<std::size_t>(recording.driver)]), ',', first, ',',
+                 first + window.length - 1, ',', shortest(scored[i].truth), ',', shortest(scored[i].prediction), '\n');
+  }
+  return rows;
+}
+
 template <class Stage>
-Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& run, const ScoreReading& reading) {
+Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& run, const ScoreReading& reading,
+                   const RunFolder& folder) {
   const std::vector<ScoredWindow> scored =
       evaluate_scores(shop.device, shop.model, shop.stage, shop.buckets, shop.loader, run.dataset, config.train.batch,
                       run.test, reading);
+  write_file_atomically(folder.predictions_path(), predictions_csv(scored, run));
   Json test{{"drivers", run.split.finetuning.test},
             {"windows", run.test.size()},
             {"model", scores_json(scored, config, run)}};
@@ -239,7 +250,7 @@ int train(const Config& config, const std::optional<Backbone>& backbone, const T
       throw InputError(text(backbone->file.path, ": tensor ", is_missing ? loaded.missing[0] : loaded.other_shape[0],
                             is_missing ? " is missing" : " has another shape than the configuration in the file says"));
     }
-    unfreeze = config.train.unfreeze;
+    if (config.train.freeze) unfreeze = config.train.unfreeze;
   }
   Trainer<Stage> trainer(shop.device, shop.model, shop.stage, shop.loader, shop.buckets, run.training, config.train,
                          unfreeze);
@@ -262,9 +273,12 @@ int train(const Config& config, const std::optional<Backbone>& backbone, const T
     for (const NamedScore& score : named_scores) named.emplace_back(std::string(score.name), metrics.*score.value);
     return named;
   };
-  return run_in_folder(
-      shop, trainer, config, run, header, source, flags, time, evaluate,
-      [&] { return evaluate_test(shop, config, run, reading); }, print);
+  const auto measure = [&] {
+    Json json = Json::object();
+    if (!run.test.empty()) json["test"] = evaluate_test(shop, config, run, reading, RunFolder(*flags.out));
+    return json;
+  };
+  return run_in_folder(shop, trainer, config, run, header, source, flags, time, evaluate, measure, print);
 }
 
 int finetune(const TrainingFlags& flags, const std::optional<std::filesystem::path>& backbone_path, bool from_scratch) {
@@ -294,6 +308,7 @@ int main(int argc, char** argv) {
   bool from_scratch = false;
   CLI::App app("Fine-tunes an encoder to a drowsiness score on labelled blinks", "finetune");
   add_training_flags(app, flags);
+  flags.command = command_of(argc, argv);
   auto* backbone_flag = app.add_option("--backbone", backbone, "Pre-training checkpoint to start from");
   app.add_flag("--from-scratch", from_scratch, "Start from random parameters; everything trains from the first epoch")
       ->excludes(backbone_flag);

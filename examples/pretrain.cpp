@@ -1,6 +1,7 @@
 // Pre-trains the encoder: rows of blinks are masked and predicted.
 
 #include <array>
+#include <numeric>
 
 #include <blinkbert/objective/baselines.hpp>
 
@@ -116,6 +117,24 @@ Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& r
       test["features"][n]["difference"][comparison.names[i]] = interval_json(differences[n]);
     }
   }
+  // What pooling over runs needs: the shares of every driver, of its headline rows and of those after its first blinks.
+  const auto rows_json = [&](auto sums_of, int driver) {
+    Json json{{"rows", sums_of(model).at(driver).rows}};
+    for (std::size_t i = 0; i < comparison.names.size(); ++i) {
+      const MaskedSums& sums = sums_of(comparison.errors[i]).at(driver);
+      for (const double share : bounded(sums)) json["bounded"][comparison.names[i]].push_back(number(share));
+      for (const double share : unbounded(sums)) json["unbounded"][comparison.names[i]].push_back(number(share));
+    }
+    return json;
+  };
+  for (const auto& [driver, sums] : model.by_driver()) {
+    test["by_driver"].push_back(
+        {{"driver", run.dataset.frame.drivers[static_cast<std::size_t>(driver)]},
+         {"headline", rows_json(
+                          [](const MaskedErrors& errors) -> const auto& { return errors.by_driver(); }, driver)},
+         {"later", rows_json(
+                       [](const MaskedErrors& errors) -> const auto& { return errors.later_by_driver(); }, driver)}});
+  }
   if (config.data.calibration == Calibration::append) {
     test["early"] = {{"rows", model.early().rows},
                      {"features", table([](const MaskedErrors& errors) { return errors.early(); })}};
@@ -125,6 +144,21 @@ Json evaluate_test(Workshop<Stage>& shop, const Config& config, const RunData& r
       test["calibration"]["mean_squared_error_scaled"].push_back(number(error));
   }
   return test;
+}
+
+/// What a choice between configurations may look at: on the validation drivers' rows after their first blinks, the mean
+/// over the original features of the share of variance that is left, tails bounded.
+template <class Stage>
+double validation_share(Workshop<Stage>& shop, const Config& config, const RunData& run) {
+  const MaskedErrors errors = evaluate_masked_rows(shop.device, shop.model, shop.stage, shop.buckets, shop.loader,
+                                                   run.dataset, config, run.validation);
+  MaskedSums sums(static_cast<int>(config.data.features.size()));
+  for (const auto& [driver, one] : errors.later_by_driver()) sums += one;
+  const auto& scale = run.dataset.scaler.scale;
+  const std::vector<double> shares =
+      variance_shares(masked_metrics(sums).squared, std::span(scale).first(config.data.features.size()),
+                      feature_variance(run.dataset, run.validation, sums.features()).bounded);
+  return std::accumulate(shares.begin(), shares.end(), 0.0) / static_cast<double>(shares.size());
 }
 
 void print(std::ostream& out, const Json& report) {
@@ -192,9 +226,12 @@ int train(const Config& config, const TrainingFlags& flags, const Stopwatch& tim
     for (std::size_t n = 0; n < squared.size(); ++n) metrics.emplace_back(config.data.features[n], squared[n]);
     return metrics;
   };
-  return run_in_folder(
-      shop, trainer, config, run, header, "", flags, time, evaluate, [&] { return evaluate_test(shop, config, run); },
-      print);
+  const auto measure = [&] {
+    Json json{{"validation", {{"share", number(validation_share(shop, config, run))}}}};
+    if (!run.test.empty()) json["test"] = evaluate_test(shop, config, run);
+    return json;
+  };
+  return run_in_folder(shop, trainer, config, run, header, "", flags, time, evaluate, measure, print);
 }
 
 int pretrain(const TrainingFlags& flags) {
@@ -215,6 +252,7 @@ int main(int argc, char** argv) {
   TrainingFlags flags;
   CLI::App app("Pre-trains a BERT-like encoder on blinks by masking rows and predicting them", "pretrain");
   add_training_flags(app, flags);
+  flags.command = command_of(argc, argv);
   stop_on_signals();
   return run_program(app, argc, argv, [&] { return pretrain(flags); });
 }

@@ -88,11 +88,11 @@ else
   pretraining=(--config "$config") finetuning=(--config "$partner")
 fi
 
-step pretrain "$bin/pretrain" "${pretraining[@]}" --data "$data" --out "$runs/pretraining"
+step pretrain "$bin/pretrain" "${pretraining[@]}" --data "$data" --report --out "$runs/pretraining"
 split=$runs/pretraining/split.json
-step finetune-pretrained "$bin/finetune" "${finetuning[@]}" --data "$data" --split "$split" \
+step finetune-pretrained "$bin/finetune" "${finetuning[@]}" --data "$data" --split "$split" --report \
   --backbone "$runs/pretraining/checkpoints/best.safetensors" --out "$runs/finetuning-pretrained"
-step finetune-from-scratch "$bin/finetune" "${finetuning[@]}" --data "$data" --split "$split" \
+step finetune-from-scratch "$bin/finetune" "${finetuning[@]}" --data "$data" --split "$split" --report \
   --from-scratch --out "$runs/finetuning-from-scratch"
 step score "$bin/score" --checkpoint "$runs/finetuning-pretrained/checkpoints/best.safetensors" \
   --data "$data" --out "$runs/scores.csv"
@@ -122,3 +122,5 @@ for i in "${!names[@]}"; do
 done
 echo
 echo "run folders and scores: $runs (scores of held-out drivers: held_out_scores.csv)"
+echo "reports with figures, to open in a browser:"
+for name in pretraining finetuning-pretrained finetuning-from-scratch; do echo "  $runs/$name/report.html"; done

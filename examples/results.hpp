@@ -2,6 +2,7 @@
 
 // How results are printed: plain tables, the same numbers as in report.json.
 
+#include <charconv>
 #include <cmath>
 #include <iomanip>
 #include <ostream>
@@ -35,6 +36,21 @@ inline std::string fixed(const Json& value, int digits) {
 inline std::string fixed_interval(const Json& interval, int digits) {
   if (!interval.is_array() || !interval[0].is_number()) return "";
   return " [" + fixed(interval[0], digits) + ", " + fixed(interval[1], digits) + "]";
+}
+
+/// A field of a CSV row, quoted where it has to be.
+inline std::string csv_field(const std::string& field) {
+  if (field.find_first_of(",\"\r\n") == field.npos) return field;
+  std::string quoted = "\"";
+  for (const char c : field) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return quoted + '"';
+}
+
+/// A number in its shortest decimal form that reads back to the same bits.
+template <class Number>
+std::string shortest(Number value) {
+  char characters[32];
+  return {characters, std::to_chars(characters, characters + sizeof characters, value).ptr};
 }
 
 /// Rows of cells; the first column is left-aligned, the others right-aligned.

@@ -1,7 +1,6 @@
 // Scores the windows of a file with a fine-tuned checkpoint, or with the mean of several.
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <iostream>
 #include <optional>
@@ -16,18 +15,11 @@
 #include <blinkbert/io/config_file.hpp>
 
 #include "devices.hpp"
+#include "results.hpp"
 
 namespace {
 
 using namespace blinkbert;
-
-/// A field of a CSV row, quoted where it has to be.
-std::string csv_field(const std::string& field) {
-  if (field.find_first_of(",\"\r\n") == field.npos) return field;
-  std::string quoted = "\"";
-  for (const char c : field) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
-  return quoted + '"';
-}
 
 /// What is scored, and by which models; several are averaged.
 struct ScoreFlags : programs::CommonFlags {
@@ -100,16 +92,14 @@ int score(const ScoreFlags& flags) {
     const Recording& one = dataset.frame.recordings[static_cast<std::size_t>(recording)];
     const std::string& driver = dataset.frame.drivers[static_cast<std::size_t>(one.driver)];
     nlohmann::ordered_json json{{"recording", one.name}, {"driver", driver}};
-    rows += text(csv_field(one.name), ',', csv_field(driver));
+    rows += text(programs::csv_field(one.name), ',', programs::csv_field(driver));
     for (const auto& [name, place] : places) {
       json[name] = place;
       rows += text(',', place);
     }
     const auto add_number = [&](const std::string& name, float value) {
-      char number[32];
-      const auto end = std::to_chars(number, number + sizeof number, value).ptr;
       json[name] = value;
-      rows += text(',', std::string_view(number, end));
+      rows += text(',', programs::shortest(value));
     };
     add_number("kss", static_cast<float>(kss));
     for (std::size_t k = 0; k < levels; ++k) add_number(text("p_level_", k), static_cast<float>(posterior[k]));

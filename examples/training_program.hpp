@@ -22,6 +22,7 @@
 #include <blinkbert/train/run_folder.hpp>
 
 #include "devices.hpp"
+#include "report/run_page.hpp"
 #include "results.hpp"
 
 namespace programs {
@@ -32,7 +33,8 @@ struct TrainingFlags : CommonFlags {
   std::optional<std::filesystem::path> config, split, data, out;
   std::vector<std::string> overrides;
   std::optional<std::uint64_t> seed;
-  bool prints_config = false, resumes = false;
+  bool prints_config = false, resumes = false, wants_page = false;
+  std::string command;  // as typed, for the page
 };
 
 inline void add_training_flags(CLI::App& app, TrainingFlags& flags) {
@@ -45,6 +47,8 @@ inline void add_training_flags(CLI::App& app, TrainingFlags& flags) {
       ->expected(1)
       ->take_all();
   app.add_option("--seed", flags.seed, "Same as --set train.seed=N")->check(is_seed());
+  app.add_flag("--report", flags.wants_page,
+               "Write report.html into the run folder: figures and the numbers behind them");
   app.add_flag("--print-config", flags.prints_config, "Print the resolved configuration and leave");
   add_device_flags(app, flags);
   add_output_flags(app, flags);
@@ -311,15 +315,17 @@ void use_best(Workshop<Stage>& shop, const Trainer<Stage>& trainer) {
   set.refresh_working(shop.device);
 }
 
-/// Ends a program: the result on stdout, as JSON or as tables.
+/// Ends a program: the page where it is wanted, the result on stdout, as JSON or as tables.
 inline void print_report(const Json& report, const TrainingFlags& flags, const RunFolder& folder,
                          const std::function<void(std::ostream&, const Json&)>& print) {
+  if (flags.wants_page) write_file_atomically(folder.path() / "report.html", run_page(folder, flags.command));
   if (flags.wants_json) {
     std::cout << report.dump() << '\n';
     return;
   }
   print(std::cout, report);
   std::cout << "run folder: " << folder.path().string() << '\n';
+  if (flags.wants_page) std::cout << "report: " << (folder.path() / "report.html").string() << '\n';
 }
 
 /// The result of a finished run in the folder that a resumed call asks for; throws InputError where the configuration is
@@ -356,13 +362,12 @@ inline std::optional<int> answer_without_training(const Config& config, const Tr
   return good;
 }
 
-/// Trains in the folder (from its state where it is resumed), then measures the best epoch by `evaluate_test`, writes
-/// report.json and prints it.
+/// Trains in the folder (from its state where it is resumed), then adds what `measure` says of the best epoch to
+/// the report, writes and prints it.
 template <class Stage>
 int run_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, const Config& config, const RunData& run,
                   const CheckpointHeader& header, const std::string& backbone, const TrainingFlags& flags,
-                  const Stopwatch& time, const std::function<Metrics()>& evaluate,
-                  const std::function<Json()>& evaluate_test,
+                  const Stopwatch& time, const std::function<Metrics()>& evaluate, const std::function<Json()>& measure,
                   const std::function<void(std::ostream&, const Json&)>& print) {
   RunFolder folder(*flags.out);
   if (flags.resumes && folder.holds_state()) {
@@ -374,7 +379,7 @@ int run_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, const Config& 
 
   Json report = report_head(config, trainer, run, backbone);
   use_best(shop, trainer);
-  if (!run.test.empty()) report["test"] = evaluate_test();
+  report.update(measure());
   report["time"] = {{"seconds", time.seconds()}, {"peak_memory_mib", peak_memory_mib()}};
   folder.write_report(report);
   print_report(report, flags, folder, print);

@@ -13,7 +13,7 @@ namespace {
 
 using namespace blinkbert::test;
 
-const std::vector<std::string> programs{"simulate", "pretrain", "finetune", "score", "parity"};
+const std::vector<std::string> programs{"simulate", "pretrain", "finetune", "score", "parity", "experiments"};
 
 }  // namespace
 

@@ -173,6 +173,7 @@ struct TrainConfig {
   Precision precision = Precision::fp32;          // ours
   double checkpoint_seconds = 60;                 // ours
   bool graph = true;                              // ours; CUDA only
+  bool freeze = true;                             // source; false: a backbone trains whole from the first epoch
   std::vector<int> unfreeze{4, 6};                // source; epoch from which the top, the next, ... block trains;
                                                   // epochs beyond the blocks there are have no effect
 };
@@ -277,6 +278,7 @@ void for_each_key(AnyConfig& config, Visit&& visit) {
   visit("train.precision", train.precision);
   visit("train.checkpoint_seconds", train.checkpoint_seconds);
   visit("train.graph", train.graph);
+  visit("train.freeze", train.freeze);
   visit("train.unfreeze", train.unfreeze);
 }
 

@@ -15,7 +15,9 @@
 namespace blinkbert {
 
 /// Errors on masked rows, kept apart as reports need them: the original features' headline by driver; under
-/// `data.calibration = append` a driver's first rows, which follow from visible neighbours; the calibration features.
+/// `data.calibration = append` a driver's first rows, which follow from visible neighbours; the calibration features;
+/// and by driver the rows that follow its first `data.calibration_blinks`, whatever the calibration: the same in all runs
+/// that are compared.
 class MaskedErrors {
  public:
   MaskedErrors(const Dataset& dataset, const Config& config)
@@ -32,14 +34,16 @@ class MaskedErrors {
     const auto N0 = static_cast<std::size_t>(original_);
     std::vector<double> unbounded(N);
     MaskedSums& driver = by_driver_.try_emplace(dataset_->driver_of(window.window), original_).first->second;
+    MaskedSums& later = later_by_driver_.try_emplace(dataset_->driver_of(window.window), original_).first->second;
     for (std::size_t m = 0; m < rows.size(); ++m) {
       const auto row = static_cast<std::size_t>(window.window.start + rows[m]);
       const std::span<const float> target(dataset_->table.x.data() + row * N, N);
       const std::span<const Number> prediction = predictions.subspan(m * N, N);
       dataset_->scaler.apply_unbounded(dataset_->values.data() + row * N, unbounded.data());
       const std::span<const double> raw(unbounded);
-      const bool is_early = config_->data.calibration == Calibration::append &&
-                            dataset_->blink_numbers[row] <= config_->data.calibration_blinks;
+      const bool is_later = dataset_->blink_numbers[row] > config_->data.calibration_blinks;
+      const bool is_early = config_->data.calibration == Calibration::append && !is_later;
+      if (is_later) later.add(prediction.first(N0), target.first(N0), raw.first(N0));
       (is_early ? early_ : driver).add(prediction.first(N0), target.first(N0), raw.first(N0));
       if (is_early) continue;
       add_loss(prediction, target);
@@ -48,6 +52,7 @@ class MaskedErrors {
   }
 
   const std::map<int, MaskedSums>& by_driver() const { return by_driver_; }
+  const std::map<int, MaskedSums>& later_by_driver() const { return later_by_driver_; }
   const MaskedSums& early() const { return early_; }
   const MaskedSums& calibration() const { return calibration_; }
 
@@ -78,7 +83,7 @@ class MaskedErrors {
   const Config* config_;
   int original_;  // original features, N of `append` being twice that
   MaskedSums early_, calibration_;
-  std::map<int, MaskedSums> by_driver_;
+  std::map<int, MaskedSums> by_driver_, later_by_driver_;
   double loss_ = 0, weight_sum_ = 0;
   std::int64_t loss_rows_ = 0;
 };

@@ -7,7 +7,8 @@
 //   metrics.jsonl                one object per event; what depends on the clock or on memory is under "time"
 //   checkpoints/state            the single commit point: everything that a resumed run needs
 //   checkpoints/last, best       derived from state, rewritten on resume
-//   report.json                  the result
+//   predictions.csv              fine-tuning: truth and prediction of every test window
+//   report.json                  the result, written last
 //
 // Events of metrics.jsonl:
 //   {"event": "epoch", "epoch", "step", "training_loss", "rate", "skipped_steps", "validation": {metric: value or null},
@@ -51,6 +52,8 @@ class RunFolder {
     return path_ / "checkpoints" / text(name, ".safetensors");
   }
   std::filesystem::path report_path() const { return path_ / "report.json"; }
+  std::filesystem::path predictions_path() const { return path_ / "predictions.csv"; }
+  std::filesystem::path log_path() const { return path_ / "metrics.jsonl"; }
   bool holds_run() const {
     return std::filesystem::exists(path_ / "config.toml") || std::filesystem::exists(path_ / "checkpoints");
   }
@@ -181,8 +184,6 @@ class RunFolder {
   }
 
  private:
-  std::filesystem::path log_path() const { return path_ / "metrics.jsonl"; }
-
   /// Where the line number `lines` of the log ends. Throws InputError where it has fewer.
   std::uint64_t bytes_of_lines(std::uint64_t lines) const {
     if (lines == 0) return 0;
