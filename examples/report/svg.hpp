@@ -193,10 +193,10 @@ class Plot {
       const std::string label = tick_text(ticks[i], x_.step);
       const double half = text_width(label, small_text) / 2;
       drawing.line(x(ticks[i]), top_, x(ticks[i]), bottom_, "class=\"grid\"");
-      drawing.soft_text(std::clamp(x(ticks[i]), half, chart_width - half), bottom_ + 13, label, "middle");
+      drawing.soft_text(std::clamp(x(ticks[i]), half, chart_width - half), bottom_ + 16, label, "middle");
     }
     drawing.line(left_, bottom_, right_, bottom_, "class=\"axis\"");
-    double below = bottom_ + 14;
+    double below = bottom_ + 17;
     for (const std::string& part : wrapped(x_.title, chart_width - 8, small_text)) {
       below += small_text + 2;
       drawing.soft_text(chart_width / 2, below, part, "middle");
