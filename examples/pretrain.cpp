@@ -227,7 +227,8 @@ int train(const Config& config, const TrainingFlags& flags, const Stopwatch& tim
     return metrics;
   };
   const auto measure = [&] {
-    Json json{{"validation", {{"share", number(validation_share(shop, config, run))}}}};
+    Json json = Json::object();
+    if (!run.validation.empty()) json["validation"] = {{"share", number(validation_share(shop, config, run))}};
     if (!run.test.empty()) json["test"] = evaluate_test(shop, config, run);
     return json;
   };

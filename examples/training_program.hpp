@@ -139,8 +139,7 @@ inline RunData load_data(const Config& config, const TrainingFlags& flags, const
   }
   check_split(run.split, frame, config.splits);
   const DriverSets& sets = sets_of(run.split, config.task);
-  const bool is_watched = config.train.monitor != Monitor::none;
-  check_stage(sets, config.task, is_watched ? Watch::wanted : Watch::not_wanted);
+  check_stage(sets, config.task, config.train.monitor);
   const Recordings wanted = config.task == Task::pretraining ? Recordings::all : Recordings::trusted;
 
   const WindowIndex training = index_windows(frame, config.data.window, config.data.stride, config.data.min_length);
@@ -149,7 +148,7 @@ inline RunData load_data(const Config& config, const TrainingFlags& flags, const
   run.training = windows_of(frame, training, sets.training, wanted);
   run.validation = windows_of(frame, evaluation, sets.validation, wanted);
   run.test = windows_of(frame, evaluation, sets.test, wanted);
-  if (run.validation.empty() && is_watched)
+  if (run.validation.empty() && config.train.monitor != Monitor::none)
     throw InputError("no validation windows: early stopping needs some; give splits a validation share");
 
   run.left_out = left_out(frame, training, sets, wanted);

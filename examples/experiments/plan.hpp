@@ -228,7 +228,7 @@ class Plan {
     const std::uint64_t seed = draws_by_seed ? config.train.seed : experiment_->split_seed.value_or(1);
     blinkbert::Split split = make_split(frame, config.splits, seed);
     auto& sets = arm.task == Task::pretraining ? split.pretraining : split.finetuning;
-    check_stage(sets, arm.task);
+    check_stage(sets, arm.task, config.train.monitor);
     const blinkbert::RandomStream stream{.seed = config.train.seed, .purpose = blinkbert::Purpose::split};
     std::vector<std::pair<std::uint32_t, std::string>> order;
     for (std::size_t d = 0; d < frame.drivers.size(); ++d) {

@@ -315,13 +315,14 @@ TEST_CASE("a split that is given back is checked against the data") {
 }
 
 TEST_CASE("a stage without drivers cannot be trained") {
-  CHECK_NOTHROW(check_stage({.training = {"a"}, .validation = {"b"}, .test = {}}, Task::pretraining));
-  CHECK_NOTHROW(check_stage({.training = {"a"}, .validation = {}, .test = {}}, Task::finetuning, Watch::not_wanted));
+  CHECK_NOTHROW(
+      check_stage({.training = {"a"}, .validation = {"b"}, .test = {}}, Task::pretraining, Monitor::masked_loss));
+  CHECK_NOTHROW(check_stage({.training = {"a"}, .validation = {}, .test = {}}, Task::finetuning, Monitor::none));
   CHECK(message_of<InputError>([] {
-          check_stage({}, Task::finetuning);
+          check_stage({}, Task::finetuning, Monitor::kpi);
         }).find("split leaves no training drivers for finetuning: have 0 training, 0 validation and 0 test drivers") ==
         0);
   CHECK(message_of<InputError>([] {
-          check_stage({.training = {"a"}, .validation = {}, .test = {"b"}}, Task::pretraining);
+          check_stage({.training = {"a"}, .validation = {}, .test = {"b"}}, Task::pretraining, Monitor::masked_loss);
         }).find("split leaves no validation drivers for pretraining") == 0);
 }

@@ -172,11 +172,9 @@ inline void check_split(const Split& split, const Frame& frame, const SplitsConf
   }
 }
 
-/// Whether a run needs validation drivers: to stop early, or not, with Monitor::none.
-enum class Watch { wanted, not_wanted };
-
-/// Throws InputError unless the stage can be trained and watched: it has training and, where wanted, validation drivers.
-inline void check_stage(const DriverSets& sets, Task task, Watch watch = Watch::wanted) {
+/// Throws InputError unless the stage can be trained and watched: it has training and, where anything is monitored, validation
+/// drivers.
+inline void check_stage(const DriverSets& sets, Task task, Monitor monitor) {
   const auto demand = [&](const std::vector<std::string>& drivers, std::string_view set) {
     if (drivers.empty()) {
       throw InputError(text("split leaves no ", set, " drivers for ", spell(task), ": have ", sets.training.size(),
@@ -185,7 +183,7 @@ inline void check_stage(const DriverSets& sets, Task task, Watch watch = Watch::
     }
   };
   demand(sets.training, "training");
-  if (watch == Watch::wanted) demand(sets.validation, "validation");
+  if (monitor != Monitor::none) demand(sets.validation, "validation");
 }
 
 /// Draws or looks up the drivers of both stages; the result is checked.
