@@ -70,7 +70,7 @@ inline std::string learning_by_arm(const std::filesystem::path& out, const Json&
       const Json& arm = arm_called(results, names[i]);
       training.push_back(mean_by_epoch(out, arm, i - begin, [](const Json& epoch) { return epoch["training_loss"]; }));
       validation.push_back(mean_by_epoch(out, arm, i - begin, [&](const Json& epoch) {
-        return epoch["validation"][is_pretraining ? "masked_loss" : "mae"];
+        return validation_metric(epoch, is_pretraining ? "masked_loss" : "mae");
       }));
     }
     const std::string caption = "Mean over an arm's runs, as far as all of them went before early stopping.";
@@ -79,6 +79,11 @@ inline std::string learning_by_arm(const std::filesystem::path& out, const Json&
                               {.low = 0, .high = 0}),
                    caption, rows_of(training, 4)}
                 .html();
+    for (Series& series : validation)
+      std::erase_if(series.points, [](const auto& point) { return std::isnan(point.second); });
+    const bool is_validated =
+        std::any_of(validation.begin(), validation.end(), [](const Series& series) { return !series.points.empty(); });
+    if (!is_validated) continue;
     html += Figure{line_chart(is_pretraining ? "Validation loss by epoch" : "Validation error by epoch", "epoch",
                               is_pretraining ? "loss of masked rows, scaled units" : "mean absolute error, KSS",
                               validation, {.low = 0, .high = 0}),

@@ -71,6 +71,12 @@ inline std::vector<Json> epochs_of(const std::filesystem::path& log) {
   return epochs;
 }
 
+/// A metric of an epoch's validation; null where nothing is monitored.
+inline Json validation_metric(const Json& epoch, const std::string& name) {
+  const Json& metrics = epoch.at("validation");
+  return metrics.is_object() ? metrics.value(name, Json()) : Json();
+}
+
 /// Training and validation by epoch. Fine-tuning's validation has other units and a figure of its own.
 inline std::vector<Figure> learning_figures(const std::vector<Json>& epochs, const std::string& task, int best_epoch) {
   const auto series_of = [&](const std::string& name, std::size_t colour_number, const ScoreText& score,
@@ -83,16 +89,17 @@ inline std::vector<Figure> learning_figures(const std::vector<Json>& epochs, con
   const std::vector<std::pair<double, std::string>> marked{{best_epoch, "best epoch"}};
   const auto training = series_of("training", 0, {}, [](const Json& epoch) { return epoch["training_loss"]; });
   const bool is_pretraining = task == "pretraining";
+  const bool is_validated = !epochs.empty() && epochs.front().at("validation").is_object();
   std::vector<Series> losses{training};
   Rows loss_rows{{"epoch", "training loss"}};
-  if (is_pretraining) {
+  if (is_pretraining && is_validated) {
     losses.push_back(
-        series_of("validation", 1, {}, [](const Json& epoch) { return epoch["validation"]["masked_loss"]; }));
+        series_of("validation", 1, {}, [](const Json& epoch) { return validation_metric(epoch, "masked_loss"); }));
     loss_rows[0].push_back("validation loss");
   }
   for (const Json& epoch : epochs) {
     loss_rows.push_back({fixed(epoch["epoch"], 0), fixed(epoch["training_loss"], 5)});
-    if (is_pretraining) loss_rows.back().push_back(fixed(epoch["validation"]["masked_loss"], 5));
+    if (is_pretraining && is_validated) loss_rows.back().push_back(fixed(validation_metric(epoch, "masked_loss"), 5));
   }
   const std::string what =
       is_pretraining ? "loss of masked rows, scaled units" : "loss, squared KSS unless train.loss says otherwise";
@@ -101,18 +108,18 @@ inline std::vector<Figure> learning_figures(const std::vector<Json>& epochs, con
        is_pretraining ? "Training loss is the mean over the epoch, with dropout; validation follows the epoch."
                       : "Mean over the epoch, with dropout.",
        loss_rows}};
-  if (is_pretraining) return figures;
+  if (is_pretraining || !is_validated) return figures;
 
   const auto share = [&](std::string_view name, std::size_t colour_number) {
     const ScoreText score = score_text(name);
     return series_of(std::string(name), colour_number, score,
-                     [name](const Json& epoch) { return epoch["validation"][std::string(name)]; });
+                     [name](const Json& epoch) { return validation_metric(epoch, std::string(name)); });
   };
   Rows rows{{"epoch", "kpi, %", "va, %", "mae", "rmse"}};
   for (const Json& epoch : epochs) {
     rows.push_back({fixed(epoch["epoch"], 0)});
     for (const std::string name : {"kpi", "va", "mae", "rmse"})
-      rows.back().push_back(printed(epoch["validation"][name], score_text(name)));
+      rows.back().push_back(printed(validation_metric(epoch, name), score_text(name)));
   }
   figures.push_back({line_chart("Validation by epoch: shares", "epoch", "%", {share("kpi", 0), share("va", 1)},
                                 {.low = 0, .high = 100}, marked),
