@@ -89,7 +89,7 @@ TEST_CASE("Lines are broken so that they fit, and nothing is lost") {
   }
 }
 
-TEST_CASE("--report writes every figure of a run, also for one that is finished") {
+TEST_CASE("A report has every figure of a run, also of one that is finished") {
   const SmallRun small;
   const Result first = run("pretrain", small.flags("pretraining") + Arguments{"--report"});
   INFO(first.err);
