@@ -4,7 +4,7 @@ cpu=include/blinkbert/backend/cpu
 # --- linear ------------------------------------------------------------------------------------------------------------
 mutant linear $cpu/linear.hpp 's#return sum + bias#return sum#' 'forward without the bias'
 mutant linear $cpu/linear.hpp 's#cpu_detail::gelu<Real>, #[](auto v) { return v; }, #' 'forward without GELU'
-mutant linear $cpu/linear.hpp 's#op.pre_activation ? \&op.pre_activation.data#false ? \&op.pre_activation.data#' 'pre-activation not written'
+mutant linear $cpu/linear.hpp 's#op.pre_activation ? op.pre_activation : op.y#op.y#' 'pre-activation not written'
 mutant linear $cpu/linear.hpp 's#sum \* cpu_detail::gelu_slope<Real>(h)#sum#' 'input gradient without the slope of GELU'
 mutant linear $cpu/linear.hpp 's#adds ? cpu_detail::Result::add : cpu_detail::Result::overwrite#cpu_detail::Result::overwrite#' 'input gradient without the residual that lies in dx'
 mutant linear $cpu/linear.hpp 's#return sum + residual#return sum#' 'input gradient without the residual that lies elsewhere'
