@@ -223,23 +223,22 @@ def last_line(text):
 
 
 class EpochLog:
-    """The epochs that metrics.jsonl has gained since the last look."""
+    """The epochs that metrics.jsonl has gained since the last look. A resumed run cuts the log to what it had saved and writes
+    later epochs again, with other times: so epochs are counted, and not bytes."""
 
     def __init__(self, folder):
-        self.path, self.position = folder / "metrics.jsonl", 0
+        self.path, self.last = folder / "metrics.jsonl", 0
 
     def news(self):
         if not self.path.exists():
             return
-        with self.path.open("rb") as file:
-            file.seek(self.position)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self.position += len(line)
-                event = json.loads(line)
-                if event["event"] == "epoch":
-                    yield event
+        for line in self.path.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break
+            event = json.loads(line)
+            if event["event"] == "epoch" and event["epoch"] > self.last:
+                self.last = event["epoch"]
+                yield event
 
 
 # --- trials --------------------------------------------------------------------------------------------------------

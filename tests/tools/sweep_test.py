@@ -93,6 +93,21 @@ class SweepTest(unittest.TestCase):
         log = self.out / "trials" / f"{trial:05}" / "metrics.jsonl"
         return [line for line in log.read_text().splitlines() if '"epoch"' in line] if log.exists() else []
 
+    def test_log_that_a_resumed_run_cuts(self):
+        """A resumed run writes again, with other times, what it had not saved."""
+        with tempfile.TemporaryDirectory() as folder:
+            log = sweep.EpochLog(pathlib.Path(folder))
+            self.assertEqual(list(log.news()), [])
+
+            def write(epochs, seconds, end=""):
+                lines = [json.dumps({"event": "epoch", "epoch": epoch, "time": seconds}) + "\n" for epoch in epochs]
+                log.path.write_text("".join(lines) + end)
+                return [event["epoch"] for event in log.news()]
+
+            self.assertEqual(write([1, 2, 3], 1.5), [1, 2, 3])
+            self.assertEqual(write([1], 1.5), [])
+            self.assertEqual(write([1, 2, 3, 4], 1.23456789, end='{"event": "ep'), [4])
+
     def test_results_and_infeasible_draws(self):
         done = self.sweep(0, SPACE)
         counts, trials = self.summary()["counts"], self.trials()
