@@ -23,8 +23,7 @@ namespace cpu_detail {
 inline constexpr int least_rows = 4 * gemm_tile_rows;
 
 /// C [rows, columns] = or += A B on all threads. `finish(first row, last row, first column, last column)` is called for every
-/// block of C that is complete. Where `is_weight`, B is packed once if the
-/// device keeps packed weights.
+/// block of C that is complete. Where `is_weight`, a device that keeps weights packs B once.
 template <class Multiplier, class Real, class Finish>
 void product_by(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, const Operand<Real>& b, int depth,
                 Result result, bool is_weight, const Finish& finish) {
@@ -68,7 +67,7 @@ void product_by(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, 
 }
 
 #if defined(BLINKBERT_WITH_ONEDNN)
-/// Whether oneDNN's product in float is the faster one: own ones need no packed rows of A that oneDNN cannot read in place.
+/// Whether oneDNN's product in float is the faster one: with large weights, and larger ones where A has to be transposed for it.
 inline bool is_for_onednn(int rows, int columns, int depth, const Operand<float>& a) {
   const bool is_transposed = a.column_stride != 1;
   const std::int64_t weight = std::int64_t{columns} * (is_transposed ? rows : depth);
