@@ -68,6 +68,16 @@ concept CapturesGraphs = requires(Device& device, void (*body)(), const typename
   device.replay(graph);
 };
 
+/// What a backend need not have: a second branch of work. What the body of `beside(body)` issues begins when all that was
+/// issued before is done, and may be done beside all that is issued after it, up to `join()`. Between the two nothing may
+/// overwrite what the body reads, nor touch what it writes; bodies among themselves are done in the order of the calls, so sums
+/// that only they add to are added in that order. All is joined before a graph begins, and before it ends. `download` joins.
+template <class Device>
+concept HasSecondBranch = requires(Device& device, void (*body)()) {
+  device.beside(body);
+  device.join();
+};
+
 /// What a backend need not have: weights kept in the form that its products read, where they stay as they are.
 template <class Device>
 concept KeepsWeights = requires(Device& device, std::shared_ptr<typename Device::KeptWeights> kept) {
@@ -111,6 +121,22 @@ concept FusesNarrowBlocks = RunsAll<Device, NarrowBlockForward<Real>, NarrowBloc
     requires(const Device& device) {
   { fuses_narrow_block(device, 1, 1, 1, 1) } -> std::same_as<bool>;
 };
+
+/// An op that need only be done at the next `join`: on the second branch of a device that has one.
+template <class Device, class Op>
+void run_beside(Device& device, const Op& op) {
+  if constexpr (HasSecondBranch<Device>) {
+    device.beside([&] { run(device, op); });
+  } else {
+    run(device, op);
+  }
+}
+
+/// From here on, what was run beside is done.
+template <class Device>
+void join(Device& device) {
+  if constexpr (HasSecondBranch<Device>) device.join();
+}
 
 /// Zeros over a whole view.
 template <class Device, class T, int Rank>

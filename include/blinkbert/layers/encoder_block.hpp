@@ -35,9 +35,10 @@ class EncoderBlock {
   struct Scratch {
     typename SelfAttention<Device>::Scratch attention;
     typename FeedForward<Device>::Scratch feed_forward;
-    View<Real, 2> branch;   // [T, E]  forward: a or f; backward: its gradient
-    View<Real, 2> dsum;     // [T, E]
-    View<Real, 2> dmiddle;  // [T, E]
+    View<Real, 2> branch;      // [T, E]  forward: a or f; backward: the gradient of f
+    View<Real, 2> dattention;  // [T, E]  the gradient of a
+    View<Real, 2> dsum;        // [T, E]
+    View<Real, 2> dmiddle;     // [T, E]
   };
 
   EncoderBlock(ParameterSet<Device>& set, const std::string& name, int width, const ModelConfig& config,
@@ -79,6 +80,7 @@ class EncoderBlock {
     return {.attention = attention_.plan_scratch(arena, T),
             .feed_forward = feed_forward_.plan_scratch(arena, T),
             .branch = arena.template take<Real>(T, width_),
+            .dattention = arena.template take<Real>(T, width_),
             .dsum = arena.template take<Real>(T, width_),
             .dmiddle = arena.template take<Real>(T, width_)};
   }
@@ -117,6 +119,11 @@ class EncoderBlock {
   }
 
   /// dx [T, E]; an empty one is not wanted. dy as y.
+  ///
+  /// Weight gradients are made beside the other ops (run_beside). They read what forward saved, which stays, and the gradients
+  /// of f, of its hidden rows, of a and of qkv. Each of these four has scratch memory of its own that is written once, before
+  /// the weight gradient is issued, so nothing in here overwrites what is still read; the join at the end makes the scratch
+  /// memory free for the next block. What they add to, nothing else in here touches.
   void backward(Device& device, const Pass& pass, View<Real, 2> dx, View<const Real, 2> dy, const RowsRead& read,
                 const Saved& saved, const Scratch& scratch) const {
     if constexpr (FusesNarrowBlocks<Device>) {
@@ -133,28 +140,29 @@ class EncoderBlock {
     const Dropout drop1 = dropout(pass, Purpose::attention_residual_dropout);
     const Dropout drop2 = dropout(pass, Purpose::feed_forward_residual_dropout);
     const int R = dy.extent(0);
-    const auto& [attention, feed_forward, all_branch, all_dsum, all_dmiddle] = scratch;
-    const View<Real, 2> branch = all_branch.rows(0, R), dsum = all_dsum.rows(0, R), dmiddle = all_dmiddle.rows(0, R);
-    // Without dropout the branch's gradient is the sum's.
-    const View<Real, 2> dbranch1 = drop1.is_active() ? branch : View<Real, 2>{};
-    const View<Real, 2> dbranch2 = drop2.is_active() ? branch : View<Real, 2>{};
-    const View<Real, 2> through1 = drop1.is_active() ? branch : dsum;
-    const View<Real, 2> through2 = drop2.is_active() ? branch : dsum;
+    const auto& [attention, feed_forward, all_branch, all_dattention, all_dsum, all_dmiddle] = scratch;
+    const View<Real, 2> da = all_dattention.rows(0, R), df = all_branch.rows(0, R), dmiddle = all_dmiddle.rows(0, R);
+    // Without dropout the gradient of a sum is that of its branch.
+    const View<Real, 2> dbranch1 = drop1.is_active() ? da : View<Real, 2>{};
+    const View<Real, 2> dbranch2 = drop2.is_active() ? df : View<Real, 2>{};
+    const View<Real, 2> dsum1 = drop1.is_active() ? all_dsum.rows(0, R) : da;
+    const View<Real, 2> dsum2 = drop2.is_active() ? all_dsum.rows(0, R) : df;
     if (norm_order_ == NormOrder::post) {
-      norm2_.backward_after_residual(device, pass, dsum, dbranch2, dy, {}, read.rows, drop2, saved.norm2);
-      feed_forward_.backward(device, pass, dmiddle, through2, saved.feed_forward, feed_forward, dsum);
-      norm1_.backward_after_residual(device, pass, dsum, dbranch1, dmiddle, {}, read.rows, drop1, saved.norm1);
-      attention_.backward(device, pass, dx, through1, read, saved.attention, attention, dsum);
+      norm2_.backward_after_residual(device, pass, dsum2, dbranch2, dy, {}, read.rows, drop2, saved.norm2);
+      feed_forward_.backward(device, pass, dmiddle, df, saved.feed_forward, feed_forward, dsum2);
+      norm1_.backward_after_residual(device, pass, dsum1, dbranch1, dmiddle, {}, read.rows, drop1, saved.norm1);
+      attention_.backward(device, pass, dx, da, read, saved.attention, attention, dsum1);
     } else {
       run(device, ResidualNormBackward<Real>{
-                      .dx = dsum, .dbranch = dbranch2, .dz = dy, .rows = read.rows, .dropout = drop2, .L = pass.L});
-      feed_forward_.backward(device, pass, dmiddle, through2, saved.feed_forward, feed_forward);
-      norm2_.backward_after_residual(device, pass, dsum, dbranch1, dmiddle, dsum, read.rows, drop1, saved.norm2);
+                      .dx = dsum2, .dbranch = dbranch2, .dz = dy, .rows = read.rows, .dropout = drop2, .L = pass.L});
+      feed_forward_.backward(device, pass, dmiddle, df, saved.feed_forward, feed_forward);
+      norm2_.backward_after_residual(device, pass, dsum1, dbranch1, dmiddle, dsum2, read.rows, drop1, saved.norm2);
       const View<Real, 2> dnormed = all_dmiddle;
-      attention_.backward(device, pass, dnormed, through1, read, saved.attention, attention);
-      norm1_.backward(device, pass, dx, dnormed, saved.norm1, dx && !read ? dsum : View<Real, 2>{});
-      if (dx && read) run(device, GatherRowsBackward<Real>{.dx = dx, .dy = dsum, .slots = read.slots, .residual = dx});
+      attention_.backward(device, pass, dnormed, da, read, saved.attention, attention);
+      norm1_.backward(device, pass, dx, dnormed, saved.norm1, dx && !read ? dsum1 : View<Real, 2>{});
+      if (dx && read) run(device, GatherRowsBackward<Real>{.dx = dx, .dy = dsum1, .slots = read.slots, .residual = dx});
     }
+    join(device);
   }
 
  private:

@@ -41,6 +41,7 @@ class FeedForward {
     second_.forward(device, pass, y, activated, saved.second);
   }
 
+  /// Until the next `join`, dy and the scratch memory must stay.
   void backward(Device& device, const Pass& pass, View<Real, 2> dx, View<const Real, 2> dy, const Saved& saved,
                 const Scratch& scratch, View<const Real, 2> residual = {}) const {
     const int R = dy.extent(0);

@@ -108,7 +108,8 @@ class Head {
     if (rows.lengths) run(device, ZeroPadding<Real>{.y = y, .x = y, .lengths = rows.lengths, .L = rows.L});
   }
 
-  /// `dy` must be zero at rows that are not real. An empty `dx` is not wanted.
+  /// `dy` must be zero at rows that are not real, and stay until the next `join`, as must what is saved. An empty `dx` is not
+  /// wanted.
   void backward(Device& device, const Pass& pass, View<Real, 2> dx, View<const Real, 2> dy, const Rows& rows,
                 const Saved& saved) const {
     const int R = dy.extent(0);

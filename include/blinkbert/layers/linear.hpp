@@ -42,8 +42,13 @@ class Linear {
 
   /// `dy` is the gradient of the product's result, before an activation (the layer above gives it so). An empty `dx` is
   /// not wanted. `below` is the pre-activation of the layer that made x, where it has one; `residual` is added to dx.
+  /// The gradients of weight and bias are made beside what follows: until the next `join`, dy and x must stay.
   void backward(Device& device, const Pass&, View<Real, 2> dx, View<const Real, 2> dy, const Saved& saved,
                 View<const Real, 2> residual = {}, View<const Real, 2> below = {}) const {
+    run_beside(
+        device,
+        LinearWeightGradient<Real>{
+            .dweight = weight_.template gradient<2>(), .dbias = bias_.template gradient<1>(), .dy = dy, .x = saved.x});
     if (dx) {
       run(device, LinearInputGradient<Real>{.dx = dx,
                                             .dy = dy,
@@ -51,9 +56,6 @@ class Linear {
                                             .pre_activation = below,
                                             .residual = residual});
     }
-    run(device,
-        LinearWeightGradient<Real>{
-            .dweight = weight_.template gradient<2>(), .dbias = bias_.template gradient<1>(), .dy = dy, .x = saved.x});
   }
 
   const Parameter<Device>& weight() const { return weight_; }

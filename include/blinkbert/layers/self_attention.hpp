@@ -87,16 +87,17 @@ class SelfAttention {
             .y = y, .x = o, .weight = out_weight_.template working<2>(), .bias = out_bias_.template working<1>()});
   }
 
-  /// dx [T, E]; an empty one is not wanted. `residual` [M, E] is added to its rows read.
+  /// dx [T, E]; an empty one is not wanted. `residual` [M, E] is added to its rows read. Until the next `join`, dy and the
+  /// scratch memory must stay.
   void backward(Device& device, const Pass& pass, View<Real, 2> dx, View<const Real, 2> dy, const RowsRead& read,
                 const Saved& saved, const Scratch& scratch, View<const Real, 2> residual = {}) const {
     const View<Real, 2> output_gradient = scratch.output_gradient.rows(0, dy.extent(0));
+    run_beside(device, LinearWeightGradient<Real>{.dweight = out_weight_.template gradient<2>(),
+                                                  .dbias = out_bias_.template gradient<1>(),
+                                                  .dy = dy,
+                                                  .x = saved.o.rows(0, dy.extent(0))});
     run(device,
         LinearInputGradient<Real>{.dx = output_gradient, .dy = dy, .weight = out_weight_.template working<2>()});
-    run(device, LinearWeightGradient<Real>{.dweight = out_weight_.template gradient<2>(),
-                                           .dbias = out_bias_.template gradient<1>(),
-                                           .dy = dy,
-                                           .x = saved.o.rows(0, dy.extent(0))});
     if (read) {
       const auto [q, kv] = parts(pass, saved.qkv, read);
       const auto [dq, dkv] = parts(pass, scratch.dqkv, read);
@@ -161,15 +162,15 @@ class SelfAttention {
   void project_backward(Device& device, View<Real, 2> dx, View<const Real, 2> dy, View<const Real, 2> x, int first,
                         View<const Real, 2> residual) const {
     const int count = dy.extent(1);
+    run_beside(device, LinearWeightGradient<Real>{.dweight = in_weight_.template gradient<2>().rows(first, count),
+                                                  .dbias = in_bias_.template gradient<1>().rows(first, count),
+                                                  .dy = dy,
+                                                  .x = x});
     if (dx) {
       run(device,
           LinearInputGradient<Real>{
               .dx = dx, .dy = dy, .weight = in_weight_.template working<2>().rows(first, count), .residual = residual});
     }
-    run(device, LinearWeightGradient<Real>{.dweight = in_weight_.template gradient<2>().rows(first, count),
-                                           .dbias = in_bias_.template gradient<1>().rows(first, count),
-                                           .dy = dy,
-                                           .x = x});
   }
 
   View<Real, 3> by_head(View<Real, 2> rows) const { return reshape(rows, {rows.extent(0), heads_, head_width_}); }

@@ -101,7 +101,9 @@ class EncoderWithHead {
     return output;
   }
 
-  /// Gradients of everything from group `lowest_trained_group` up, given dy = dLoss/dprediction in `saved.doutput`.
+  /// Gradients of everything from group `lowest_trained_group` up, given dy = dLoss/dprediction in `saved.doutput`. All that
+  /// ran beside is joined at the end: what the head's weight gradients read is in `saved`, and the next forward pass, the next
+  /// weight gradients and the optimizer come later.
   void backward(Device& device, const Pass& pass, const Saved& saved, int lowest_trained_group = 0) const {
     const ModelInput<Real>& input = saved.input;
     const int R = head_row_count(pass, input);
@@ -110,7 +112,19 @@ class EncoderWithHead {
     View<Real, 2> dx;
     if (is_encoder_trained) dx = gathers() ? saved.dgathered.rows(0, R) : dencoded;
     head_.backward(device, pass, dx, saved.doutput.rows(0, R), head_rows(pass, input), saved.head);
-    if (!is_encoder_trained) return;
+    if (is_encoder_trained) encoder_backward(device, pass, dencoded, dx, saved, lowest_trained_group);
+    join(device);
+  }
+
+  int head_row_count(const Pass& pass, const ModelInput<Real>& input) const {
+    return rows_ == HeadRows::all ? pass.T() : input.rows.extent(0);
+  }
+
+ private:
+  /// `dx`: gradient of what the head reads; `dencoded`: room for that of the encoder's output.
+  void encoder_backward(Device& device, const Pass& pass, View<Real, 2> dencoded, View<const Real, 2> dx,
+                        const Saved& saved, int lowest_trained_group) const {
+    const ModelInput<Real>& input = saved.input;
     if (pool_ == Pool::mean) {
       run(device, MeanRowsBackward<Real>{.dx = dencoded, .dy = dx, .lengths = pass.lengths, .L = pass.L});
     } else if (gathers()) {
@@ -119,11 +133,6 @@ class EncoderWithHead {
     encoder_.backward(device, pass, dencoded, rows_of_last_block(input), saved.encoder, lowest_trained_group);
   }
 
-  int head_row_count(const Pass& pass, const ModelInput<Real>& input) const {
-    return rows_ == HeadRows::all ? pass.T() : input.rows.extent(0);
-  }
-
- private:
   /// Before the encoder.
   bool appends() const { return encoder_.features() != features_; }
   /// Between encoder and head; or pools.
