@@ -81,6 +81,7 @@ bool fuses_narrow_block(const Gpu& gpu, int N, int H, int D, int L);
 static_assert(Backend<Cuda<float>>);
 static_assert(Backend<Cuda<bf16>>);
 static_assert(CapturesGraphs<Cuda<float>> && CapturesGraphs<Cuda<bf16>>);
+static_assert(HasSecondBranch<Cuda<float>> && HasSecondBranch<Cuda<bf16>>);
 static_assert(FusesNarrowBlocks<Cuda<float>> && FusesNarrowBlocks<Cuda<bf16>>);
 
 }  // namespace blinkbert

@@ -1,8 +1,9 @@
 #pragma once
 
 // A card without a card: what cuda/device.hpp and cuda/cublaslt.hpp call of CUDA's runtime and of cuBLASLt, on the host, as the
-// manuals describe it. Device memory is the host's; time is what the algorithms say they take. For one test program, which is
-// linked with neither library.
+// manuals describe it. Device memory is the host's; time is what the algorithms say they take. All is done when a call returns,
+// but accesses of different streams must be ordered by events (access_log.hpp). For test programs that are linked with neither
+// library.
 
 #include <algorithm>
 #include <cmath>
@@ -15,6 +16,7 @@
 #include <cuda_runtime_api.h>
 
 #include <blinkbert/core/bf16.hpp>
+#include <tests/branches/access_log.hpp>
 
 namespace blinkbert::test {
 
@@ -35,7 +37,16 @@ struct FakeCard {
 
   float clock = 0;  // milliseconds
   std::vector<std::uint64_t> runs;
+  std::vector<cudaStream_t> streams_of_runs;
   int allocations = 0, waits = 0;
+
+  std::uintptr_t streams = 0;
+  AccessLog log;
+  /// What is issued from now on, to any stream, comes after the event.
+  void note_wait(const AccessLog::Clock& event) {
+    ++waits;
+    for (std::size_t s = 0; s < streams; ++s) log.wait(s, event);
+  }
 
   const FakeAlgorithm* find(std::uint32_t epilogue, std::uint64_t id) const {
     const auto list = algorithms.find(epilogue);
@@ -52,6 +63,17 @@ inline FakeCard& fake_card() {
   return card;
 }
 
+struct FakeEvent {
+  float clock = 0;
+  AccessLog::Clock after{};
+};
+inline FakeEvent& fake_event(cudaEvent_t event) { return *reinterpret_cast<FakeEvent*>(event); }
+/// Streams are numbers from 1.
+inline std::size_t fake_stream(cudaStream_t stream) { return reinterpret_cast<std::uintptr_t>(stream) - 1; }
+inline Access fake_access(Access::Kind kind, const void* from, std::size_t bytes) {
+  return {kind, static_cast<const std::byte*>(from), bytes};
+}
+
 /// Element i, j of a matrix that is described column by column.
 class FakeMatrix {
  public:
@@ -59,6 +81,9 @@ class FakeMatrix {
       : data_(const_cast<void*>(data)), type_(static_cast<cudaDataType>(layout.data[0])), layout_(layout) {}
   int rows() const { return static_cast<int>(layout_.data[1]); }
   int columns() const { return static_cast<int>(layout_.data[2]); }
+  Access access(Access::Kind kind) const {
+    return fake_access(kind, data_, layout_.data[1] * layout_.data[2] * (type_ == CUDA_R_16BF ? 2 : 4));
+  }
   float get(int i, int j) const {
     return type_ == CUDA_R_16BF ? static_cast<float>(static_cast<bf16*>(data_)[at(i, j)])
                                 : static_cast<float*>(data_)[at(i, j)];
@@ -109,28 +134,74 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return properties->multiProcessorCount = 5, cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, std::size_t bytes) {
-  ++blinkbert::test::fake_card().allocations;
-  return (*data = std::aligned_alloc(256, (bytes + 255) / 256 * 256)) != nullptr ? cudaSuccess
-                                                                                 : cudaErrorMemoryAllocation;
+  blinkbert::test::FakeCard& card = blinkbert::test::fake_card();
+  ++card.allocations;
+  *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  card.log.allocate(static_cast<const std::byte*>(*data), bytes);
+  return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaFree(void* data) { return std::free(data), cudaSuccess; }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t*, unsigned) { return cudaSuccess; }
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  using namespace blinkbert::test;
+  const bool reads_device = kind != cudaMemcpyHostToDevice, writes_device = kind != cudaMemcpyDeviceToHost;
+  const Access accesses[] = {fake_access(Access::read, from, reads_device ? bytes : 0),
+                             fake_access(Access::write, to, writes_device ? bytes : 0)};
+  fake_card().log.add(fake_stream(stream), "a copy", accesses);
+  return std::memcpy(to, from, bytes), cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
+  using namespace blinkbert::test;
+  const Access accesses[] = {fake_access(Access::write, to, bytes)};
+  fake_card().log.add(fake_stream(stream), "a zeroing", accesses);
+  return std::memset(to, value, bytes), cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  return *stream = reinterpret_cast<cudaStream_t>(++blinkbert::test::fake_card().streams), cudaSuccess;
+}
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return ++blinkbert::test::fake_card().waits, cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  blinkbert::test::FakeCard& card = blinkbert::test::fake_card();
+  return card.note_wait(card.log.record(blinkbert::test::fake_stream(stream))), cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() {
+  blinkbert::test::FakeCard& card = blinkbert::test::fake_card();
+  for (std::size_t s = 0; s < card.streams; ++s) card.note_wait(card.log.record(s));
+  return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  using namespace blinkbert::test;
+  return fake_card().log.wait(fake_stream(stream), fake_event(event).after), cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  return blinkbert::test::fake_card().is_capturing = true, cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+  return *graph = nullptr, blinkbert::test::fake_card().is_capturing = false, cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* graph, cudaGraph_t, unsigned long long) {
+  return *graph = nullptr, cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
   const bool is_capturing = blinkbert::test::fake_card().is_capturing;
   return *status = is_capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone, cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
-  return *event = reinterpret_cast<cudaEvent_t>(new float(0)), cudaSuccess;
+  return *event = reinterpret_cast<cudaEvent_t>(new blinkbert::test::FakeEvent), cudaSuccess;
 }
-cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete reinterpret_cast<float*>(event), cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  return *reinterpret_cast<float*>(event) = blinkbert::test::fake_card().clock, cudaSuccess;
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaEventCreate(event); }
+cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete &blinkbert::test::fake_event(event), cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  using namespace blinkbert::test;
+  return fake_event(event) = {fake_card().clock, fake_card().log.record(fake_stream(stream))}, cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return ++blinkbert::test::fake_card().waits, cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return blinkbert::test::fake_card().note_wait(blinkbert::test::fake_event(event).after), cudaSuccess;
+}
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-  return *milliseconds = *reinterpret_cast<float*>(end) - *reinterpret_cast<float*>(begin), cudaSuccess;
+  return *milliseconds = blinkbert::test::fake_event(end).clock - blinkbert::test::fake_event(begin).clock, cudaSuccess;
 }
 
 // --- cuBLASLt ------------------------------------------------------------------------------------------------------
@@ -207,8 +278,8 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t pr
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, const void*, const void* a,
                               cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
                               const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
-                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algorithm, void*,
-                              std::size_t workspace_bytes, cudaStream_t) {
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algorithm, void* workspace,
+                              std::size_t workspace_bytes, cudaStream_t stream) {
   using namespace blinkbert::test;
   const auto epilogue = attribute_of<std::uint32_t>(*product, CUBLASLT_MATMUL_DESC_EPILOGUE);
   const FakeAlgorithm* const known = fake_card().find(epilogue, algorithm->data[0]);
@@ -225,12 +296,17 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
   like_d.data[3] = product->data[CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD];
   const FakeMatrix aux(attribute_of<void*>(*product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER), like_d);
   const FakeMatrix bias(attribute_of<void*>(*product, CUBLASLT_MATMUL_DESC_BIAS_POINTER), *d_layout);  // its column 0
+  const bool adds = *static_cast<const float*>(beta) != 0;
+  std::vector<Access> accesses{A.access(Access::read), B.access(Access::read), D.access(Access::write),
+                               fake_access(Access::write, workspace, workspace_bytes)};
+  if (adds) accesses.insert(accesses.begin(), C.access(Access::read));
+  fake_card().log.add(fake_stream(stream), "a product", accesses);
   for (int j = 0; j < D.columns(); ++j) {
     for (int i = 0; i < D.rows(); ++i) {
       float sum = 0;
       for (int k = 0; k < depth; ++k)
         sum += (a_turned ? A.get(k, i) : A.get(i, k)) * (b_turned ? B.get(j, k) : B.get(k, j));
-      if (*static_cast<const float*>(beta) != 0) sum += *static_cast<const float*>(beta) * C.get(i, j);
+      if (adds) sum += *static_cast<const float*>(beta) * C.get(i, j);
       if ((epilogue & CUBLASLT_EPILOGUE_BIAS) != 0) sum += bias.get(i, 0);
       if (epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS) aux.set(i, j, sum);
       if ((epilogue & CUBLASLT_EPILOGUE_GELU) != 0) sum = fake_gelu(sum);
@@ -240,6 +316,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
   }
   fake_card().clock += known->milliseconds;
   fake_card().runs.push_back(known->id);
+  fake_card().streams_of_runs.push_back(stream);
   return CUBLAS_STATUS_SUCCESS;
 }
 

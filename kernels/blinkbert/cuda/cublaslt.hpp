@@ -4,10 +4,10 @@
 //
 //   plan       made where a product of its kind is first met: the algorithms that cuBLASLt's heuristics name are timed on the
 //              operands themselves, with the epilogue and without it (then with the kernels that finish a bare product),
-//              and the fastest stays. Only then does anything wait or take memory
+//              and the fastest stays. Only then does anything wait, for all streams, or take memory
 //   kind       extents, number types, storage, epilogue, and the alignment of the operands (ProductKind); batches of nearly as
 //              many rows share a plan
-//   order      algorithms that add up parts of a sum do so in a fixed order, and the workspace is the stream's own: the same
+//   order      algorithms that add up parts of a sum do so in a fixed order, and every stream has a workspace of its own: the same
 //              plan gives the same bits. Which plan is the fastest may differ from one timing to the next, so plans can be
 //              kept as text and used again (plans, use)
 //   numerics   bf16: products exact, sums in fp32, rounded once. float: all in fp32, or factors rounded to TF32
@@ -177,7 +177,7 @@ struct ProductCall {
   }
 };
 
-/// The products of one stream: a handle, a workspace, the plans so far.
+/// The products of a device: a handle, a workspace for each stream, the plans so far.
 class MatrixProducts {
  public:
   /// Name of a product's kind -> plan, both as text.
@@ -185,13 +185,12 @@ class MatrixProducts {
 
   using Finish = std::function<void()>;
 
-  explicit MatrixProducts(cudaStream_t stream) : stream_(stream) {
+  MatrixProducts() {
     check_cuda(cudaGetDevice(&device_), "looking for a device");
     check_cuda(cudaDeviceGetAttribute(&capability_, cudaDevAttrComputeCapabilityMajor, device_), "asking the device");
     check_cublaslt(cublasLtCreate(&handle_), "starting");
     // What the manual advises for these cards.
     workspace_bytes_ = capability_ == 9 || capability_ == 10 ? std::size_t{32} << 20 : std::size_t{4} << 20;
-    workspace_ = CudaMemory(workspace_bytes_);
   }
   MatrixProducts(const MatrixProducts&) = delete;
   MatrixProducts& operator=(const MatrixProducts&) = delete;
@@ -220,14 +219,16 @@ class MatrixProducts {
     entries_.clear();
   }
 
-  /// multiply of matrix_product.hpp. Throws RunError where a plan would have to be made while the stream is captured.
-  bool multiply(const ProductKind& kind, const ProductOperands& operands, const Finish& finish) {
+  /// multiply of matrix_product.hpp, on a stream that `finish` goes to as well. Throws RunError where a plan would have to be
+  /// made while the stream is captured.
+  bool multiply(cudaStream_t stream, const ProductKind& kind, const ProductOperands& operands, const Finish& finish) {
+    const Place place = place_of(stream);
     auto found = entries_.find(kind);
-    if (found == entries_.end()) found = entries_.emplace(kind, make(kind, operands, finish)).first;
+    if (found == entries_.end()) found = entries_.emplace(kind, make(place, kind, operands, finish)).first;
     Entry& entry = found->second;
     if (!entry.plan) return false;
     entry.call.set(operands);
-    check_cublaslt(run(entry.call, operands, operands.d, entry.plan->algorithm), "multiplying");
+    check_cublaslt(run(place, entry.call, operands, operands.d, entry.plan->algorithm), "multiplying");
     if (!entry.plan->does_epilogue) finish();
     return true;
   }
@@ -240,23 +241,34 @@ class MatrixProducts {
     ProductCall call;
   };
 
+  /// Where a product is done.
+  struct Place {
+    cudaStream_t stream;
+    std::byte* workspace;
+  };
+  Place place_of(cudaStream_t stream) {
+    auto found = workspaces_.find(stream);
+    if (found == workspaces_.end()) found = workspaces_.emplace(stream, CudaMemory(workspace_bytes_)).first;
+    return {stream, found->second.data()};
+  }
+
   /// Starts a product with its result in `d`.
-  cublasStatus_t run(ProductCall& call, const ProductOperands& operands, void* d,
+  cublasStatus_t run(const Place& place, ProductCall& call, const ProductOperands& operands, void* d,
                      const cublasLtMatmulAlgo_t& algorithm) {
     const float one = 1, beta = call.adds ? 1.0f : 0.0f;
     return cublasLtMatmul(handle_, &call.product, &one, operands.b, &call.a, operands.a, &call.b, &beta,
-                          call.adds ? operands.c : d, &call.d, d, &call.d, &algorithm, workspace_.data(),
-                          workspace_bytes_, stream_);
+                          call.adds ? operands.c : d, &call.d, d, &call.d, &algorithm, place.workspace,
+                          workspace_bytes_, place.stream);
   }
 
   /// With a plan that is there or was given, or the fastest.
-  Entry make(const ProductKind& kind, const ProductOperands& operands, const Finish& finish) {
+  Entry make(const Place& place, const ProductKind& kind, const ProductOperands& operands, const Finish& finish) {
     const ProductKind planned = kind.planned();
     if (const Entry entry = with_plan_of(planned, kind, operands); entry.plan) return entry;
     // Where the plan of the neighbours cannot do this one, it gets one of its own.
     const ProductKind& owner = plans_.contains(planned) ? kind : planned;
     if (const Entry entry = with_plan_of(kind, kind, operands); entry.plan) return entry;
-    const Entry entry = fastest(kind, operands, finish);
+    const Entry entry = fastest(place, kind, operands, finish);
     if (entry.plan) plans_.emplace(owner, *entry.plan);
     return entry;
   }
@@ -280,13 +292,14 @@ class MatrixProducts {
     return is_usable(kind, entry.call, plan.algorithm) ? entry : Entry{};
   }
 
-  Entry fastest(const ProductKind& kind, const ProductOperands& operands, const Finish& finish) {
+  Entry fastest(const Place& place, const ProductKind& kind, const ProductOperands& operands, const Finish& finish) {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    check_cuda(cudaStreamIsCapturing(stream_, &capture), "asking the stream");
+    check_cuda(cudaStreamIsCapturing(place.stream, &capture), "asking the stream");
     if (capture != cudaStreamCaptureStatusNone) {
       throw RunError(
           text("a product of a kind never run before (", kind.name(), ") was met while a graph is captured"));
     }
+    check_cuda(cudaDeviceSynchronize(), "waiting");  // what another stream does would slow some of them
     // A result that is added to is not touched by timing.
     const std::size_t element = kind.result == ProductKind::Number::bf16 ? 2 : 4;
     CudaMemory room;
@@ -302,8 +315,8 @@ class MatrixProducts {
       ProductCall call(kind, epilogue);
       call.set(operands);
       for (const ProductPlan& plan : candidates(kind, call, does_epilogue)) {
-        const std::optional<float> milliseconds = time([&] {
-          if (run(call, operands, d, plan.algorithm) != CUBLAS_STATUS_SUCCESS) return false;
+        const std::optional<float> milliseconds = time(place.stream, [&] {
+          if (run(place, call, operands, d, plan.algorithm) != CUBLAS_STATUS_SUCCESS) return false;
           if (!plan.does_epilogue) finish();
           return true;
         });
@@ -377,7 +390,7 @@ class MatrixProducts {
 
   /// Milliseconds of one call of `work`, the least of a few means; empty where it cannot be done.
   template <class Work>
-  std::optional<float> time(const Work& work) {
+  std::optional<float> time(cudaStream_t stream, const Work& work) {
     struct Event {
       cudaEvent_t event = nullptr;
       Event() { check_cuda(cudaEventCreate(&event), "making an event"); }
@@ -385,9 +398,9 @@ class MatrixProducts {
     } begin, end;
     bool is_done = true;
     const auto mean_of = [&](int calls) {
-      check_cuda(cudaEventRecord(begin.event, stream_), "timing");
+      check_cuda(cudaEventRecord(begin.event, stream), "timing");
       for (int i = 0; i < calls && is_done; ++i) is_done = work();
-      check_cuda(cudaEventRecord(end.event, stream_), "timing");
+      check_cuda(cudaEventRecord(end.event, stream), "timing");
       check_cuda(cudaEventSynchronize(end.event), "timing");
       float milliseconds = 0;
       check_cuda(cudaEventElapsedTime(&milliseconds, begin.event, end.event), "timing");
@@ -402,11 +415,10 @@ class MatrixProducts {
     return is_done ? std::optional(least) : std::nullopt;
   }
 
-  cudaStream_t stream_;
   int device_ = 0, capability_ = 0;
   cublasLtHandle_t handle_ = nullptr;
-  CudaMemory workspace_;
   std::size_t workspace_bytes_ = 0;
+  std::map<cudaStream_t, CudaMemory> workspaces_;
   Plans given_;
   std::map<ProductKind, ProductPlan> plans_;  // of planned() kinds
   std::map<ProductKind, Entry> entries_;
@@ -416,7 +428,7 @@ class MatrixProducts {
 template <class Real>
 MatrixProducts& matrix_products(Cuda<Real>& gpu) {
   std::shared_ptr<MatrixProducts>& products = gpu.matrix_products();
-  if (!products) products = std::make_shared<MatrixProducts>(gpu.stream());
+  if (!products) products = std::make_shared<MatrixProducts>();
   return *products;
 }
 
@@ -448,7 +460,7 @@ bool multiply(Cuda<Real>& gpu, const MatrixProduct<Real, Sum>& product, const Fi
                          .epilogue = product.epilogue,
                          .alignment = static_cast<int>(addresses & (~addresses + 1))};
   if (kind.rows == 0 || kind.columns == 0) return true;
-  return matrix_products(gpu).multiply(kind, operands, std::ref(finish));
+  return matrix_products(gpu).multiply(gpu.stream(), kind, operands, std::ref(finish));
 }
 
 }  // namespace blinkbert

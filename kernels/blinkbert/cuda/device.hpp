@@ -1,7 +1,7 @@
 #pragma once
 
-// Cuda: one CUDA device as a place to run ops. Owns a stream, memory by cudaMalloc, and a grow-only workspace. There are no
-// kernels here: any compiler reads this header.
+// Cuda: one CUDA device as a place to run ops. Owns memory by cudaMalloc and two streams, each with a grow-only workspace.
+// There are no kernels here: any compiler reads this header.
 
 #include <algorithm>
 #include <array>
@@ -82,6 +82,10 @@ class CudaMark {
   void wait() const {
     if (event_ != nullptr) check_cuda(cudaEventSynchronize(event_), "waiting");
   }
+  /// What is issued to the stream from now on is done after all that the mark was recorded after.
+  void hold_back(cudaStream_t stream) const {
+    check_cuda(cudaStreamWaitEvent(stream, event_, 0), "waiting for an event");
+  }
 
  private:
   cudaEvent_t event_ = nullptr;
@@ -131,8 +135,11 @@ inline std::string cuda_obstacle() {
 
 class MatrixProducts;  // cuda/cublaslt.hpp
 
-/// Runs every op on the current CUDA device: bf16 storage with fp32 sums, or fp32 (`Number`). Ops are issued to one stream
-/// in the order of the calls; nothing waits but `download` and `wait`.
+/// Runs every op on the current CUDA device: bf16 storage with fp32 sums, or fp32 (`Number`). Ops are issued to a stream in
+/// the order of the calls, those of `beside` to a second one (HasSecondBranch); nothing waits but `download` and `wait`.
+///
+/// Bits do not depend on when the branches run. Each has a workspace of its own, for kernels and for cuBLASLt, so they share
+/// only what the caller gives them; and each does its work in the order of the calls, so every sum is added up in that order.
 template <class Number>
 class Cuda {
  public:
@@ -153,87 +160,139 @@ class Cuda {
     check_cuda(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device), "asking the device");
     check_cuda(cudaDeviceGetAttribute(&most_shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
                "asking the device");
-    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+    for (Branch* branch : {&first_, &second_}) {
+      check_cuda(cudaStreamCreateWithFlags(&branch->stream, cudaStreamNonBlocking), "making a stream");
+    }
   }
   Cuda(const Cuda&) = delete;
   Cuda& operator=(const Cuda&) = delete;
-  ~Cuda() { cudaStreamDestroy(stream_); }
+  ~Cuda() {
+    for (const Branch* branch : {&first_, &second_}) cudaStreamDestroy(branch->stream);
+  }
 
-  cudaStream_t stream() const { return stream_; }
+  /// Of the branch that ops are issued to.
+  cudaStream_t stream() const { return branch_->stream; }
   int multiprocessors() const { return multiprocessors_; }
   int most_shared_bytes() const { return most_shared_bytes_; }
   /// float: the factors of matrix products are rounded to TF32 from now on.
   void use_tf32() { uses_tf32_ = true; }
   bool uses_tf32() const { return uses_tf32_; }
-  void wait() { check_cuda(cudaStreamSynchronize(stream_), "waiting"); }
+  void wait() {
+    join();
+    check_cuda(cudaStreamSynchronize(stream()), "waiting");
+  }
+
+  template <class Body>
+  void beside(const Body& body) {
+    if (!uses_second_branch_) return body();
+    BLINKBERT_EXPECTS(branch_ == &first_);
+    forked_.record(first_.stream);
+    forked_.hold_back(second_.stream);
+    is_forked_ = true;
+    branch_ = &second_;
+    try {
+      body();
+    } catch (...) {
+      branch_ = &first_;
+      throw;
+    }
+    branch_ = &first_;
+  }
+  void join() {
+    if (!is_forked_) return;
+    BLINKBERT_EXPECTS(branch_ == &first_);
+    joined_.record(second_.stream);
+    joined_.hold_back(first_.stream);
+    is_forked_ = false;
+  }
+  /// From now on all is done in the order of the calls: to compare.
+  void use_one_branch() {
+    join();
+    uses_second_branch_ = false;
+  }
 
   Memory allocate(std::size_t bytes) { return Memory(bytes); }
   void upload(std::byte* to, const std::byte* from, std::size_t bytes) {
     if (bytes > 0)
-      check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
+      check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()), "copying to the device");
   }
   void download(std::byte* to, const std::byte* from, std::size_t bytes) {
+    join();
     if (bytes > 0)
-      check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the device");
+      check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()), "copying from the device");
     wait();
   }
   void copy(std::byte* to, const std::byte* from, std::size_t bytes) {
-    if (bytes > 0) check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "copying");
+    if (bytes > 0) check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream()), "copying");
   }
   void zero(std::byte* to, std::size_t bytes) {
-    if (bytes > 0) check_cuda(cudaMemsetAsync(to, 0, bytes, stream_), "writing zeros");
+    if (bytes > 0) check_cuda(cudaMemsetAsync(to, 0, bytes, stream()), "writing zeros");
   }
 
   Staging stage(std::size_t bytes) { return Staging(bytes); }
   void upload_later(std::byte* to, const std::byte* from, std::size_t bytes) { upload(to, from, bytes); }
   void download_later(std::byte* to, const std::byte* from, std::size_t bytes) {
     if (bytes > 0)
-      check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the device");
+      check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()), "copying from the device");
   }
-  void record(Mark& mark) { mark.record(stream_); }
+  void record(Mark& mark) { mark.record(stream()); }
   void wait(const Mark& mark) { mark.wait(); }
 
   /// What the body issues, without running it. It must have been run before, so that workspace and plans of products are
-  /// there.
+  /// there. The second branch becomes one of the graph.
   template <class Body>
   Graph capture(const Body& body) {
-    check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "beginning a graph");
+    BLINKBERT_EXPECTS(!is_forked_);
+    check_cuda(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "beginning a graph");
     cudaGraph_t captured = nullptr;
     try {
       body();
+      BLINKBERT_EXPECTS(!is_forked_);
     } catch (...) {
-      if (cudaStreamEndCapture(stream_, &captured) == cudaSuccess && captured != nullptr) cudaGraphDestroy(captured);
+      is_forked_ = false;
+      if (cudaStreamEndCapture(stream(), &captured) == cudaSuccess && captured != nullptr) cudaGraphDestroy(captured);
       throw;
     }
-    check_cuda(cudaStreamEndCapture(stream_, &captured), "ending a graph");
+    check_cuda(cudaStreamEndCapture(stream(), &captured), "ending a graph");
     const std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, cudaError_t (*)(cudaGraph_t)> owner(captured,
                                                                                                   cudaGraphDestroy);
     return Graph(captured);
   }
-  void replay(const Graph& graph) { graph.launch(stream_); }
+  void replay(const Graph& graph) {
+    BLINKBERT_EXPECTS(!is_forked_);
+    graph.launch(stream());
+  }
 
-  /// Uninitialised room, valid until the next call; allocates only where it has to grow. Smaller rooms are kept: graphs
-  /// use them.
+  /// Uninitialised room of the branch that ops are issued to, valid until the next call there; allocates only where it has to
+  /// grow. Smaller rooms are kept: graphs use them.
   template <class T, class... Extent>
   View<T, sizeof...(Extent)> workspace(Extent... extents) {
     const std::array<int, sizeof...(Extent)> shape{static_cast<int>(extents)...};
     const std::size_t bytes = static_cast<std::size_t>(element_count(shape)) * sizeof(T);
-    if (bytes > workspace_bytes_) {
-      workspace_bytes_ = std::max(bytes, 2 * workspace_bytes_);
-      workspaces_.push_back(Memory(workspace_bytes_));
+    std::vector<Memory>& rooms = branch_->workspaces;
+    if (bytes > branch_->workspace_bytes) {
+      branch_->workspace_bytes = std::max(bytes, 2 * branch_->workspace_bytes);
+      rooms.push_back(Memory(branch_->workspace_bytes));
     }
-    return {workspaces_.empty() ? nullptr : reinterpret_cast<T*>(workspaces_.back().data()), shape};
+    return {rooms.empty() ? nullptr : reinterpret_cast<T*>(rooms.back().data()), shape};
   }
 
   /// Made by the first product (cuda/cublaslt.hpp). Shared only so that who multiplies nothing need not link cuBLASLt.
   std::shared_ptr<MatrixProducts>& matrix_products() { return matrix_products_; }
 
  private:
-  cudaStream_t stream_ = nullptr;
+  struct Branch {
+    cudaStream_t stream = nullptr;
+    std::vector<Memory> workspaces;
+    std::size_t workspace_bytes = 0;
+  };
+
   int multiprocessors_ = 0, most_shared_bytes_ = 0;
-  bool uses_tf32_ = false;
-  std::vector<Memory> workspaces_;
-  std::size_t workspace_bytes_ = 0;
+  bool uses_tf32_ = false, uses_second_branch_ = true;
+  Branch first_, second_;
+  Branch* branch_ = &first_;
+  Mark forked_, joined_;
+  bool is_forked_ = false;  // since the last join
   std::shared_ptr<MatrixProducts> matrix_products_;
 };
 
