@@ -1,4 +1,5 @@
-// Training on a device that works later and replays graphs: the same bits as where every call is done when it returns.
+// Training on a device that works later, on two branches, and replays graphs: the same bits as where every call is done when it
+// returns.
 
 #include <catch2/catch.hpp>
 
