@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
 # Plants one fault at a time in a copy of the sources and requires that the op's test turns red.
 #
-#   bash tests/mutation.sh [--backend cpu|kernels] [--only OP] [--jobs N]
+#   bash tests/mutation.sh [--backend cpu|kernels|branches] [--only OP] [--jobs N]
 #
 # A mutant is a line of tests/mutants/BACKEND.sh: op, file, sed expression, what it breaks. Its test is tests/ops/OP_test.cpp,
-# compiled for the CPU, or for the CUDA kernels on the emulator. The script fails if a mutant survives, if a sed expression
-# changes nothing, if a mutant does not compile, or if a test is red without any fault. Prints a table "op, mutation,
-# caught". Not part of CI: some 250 compilations.
+# compiled for the CPU, or for the CUDA kernels on the emulator. The backend "branches" is what orders the two branches of a
+# CUDA device: OP is train or cuda, its test tests/OP/branches_test.cpp, and CUDA's headers are needed (CUDA_HOME). The script
+# fails if a mutant survives, if a sed expression changes nothing, if a mutant does not compile, or if a test is red without any
+# fault. Prints a table "op, mutation, caught". Not part of CI: some 270 compilations.
 set -u
 
 {  # one group: read to its end before anything runs, so that editing the file does not disturb a run
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-usage="usage: bash tests/mutation.sh [--backend cpu|kernels] [--only OP] [--jobs N]"
+usage="usage: bash tests/mutation.sh [--backend cpu|kernels|branches] [--only OP] [--jobs N]"
 only=""
 jobs=$(nproc)
-backends="cpu kernels"
+backends="cpu kernels branches"
 while [ $# -gt 0 ]; do
   case $1 in
-    --backend) backends=${2:?--backend needs cpu or kernels}; shift 2 ;;
+    --backend) backends=${2:?--backend needs cpu, kernels or branches}; shift 2 ;;
     --only) only=${2:?--only needs an op}; shift 2 ;;
     --jobs) jobs=${2:?--jobs needs a number}; shift 2 ;;
     *) echo "$usage" >&2; exit 2 ;;
@@ -29,7 +30,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/original/tests" "$work/results"
 cp -r "$root/include" "$root/kernels" "$work/original/"
-cp -r "$root/tests/ops" "$root/tests/oracle" "$root/tests/main.cpp" "$work/original/tests/"
+cp -r "$root"/tests/{ops,oracle,branches,train,cuda,main.cpp} "$work/original/tests/"
 
 eigen=$(pkg-config --cflags-only-I eigen3 2>/dev/null || echo -I/usr/include/eigen3)
 flags=(-std=c++20 -O1 -w -fopenmp -DEIGEN_DONT_PARALLELIZE)
@@ -49,10 +50,13 @@ done
 
 # Builds and runs one test on a tree; 0 = green, 1 = red, 2 = does not compile.
 run_test() {  # tree, backend, op, log
-  local extra=()
-  [ "$2" = cpu ] || extra=(-DBLINKBERT_TEST_EMULATED -I"$1/kernels")
+  local extra=() source="tests/ops/$3_test.cpp"
+  case $2 in
+    kernels) extra=(-DBLINKBERT_TEST_EMULATED -I"$1/kernels") ;;
+    branches) extra=(-I"$1/kernels" -isystem "${CUDA_HOME:-/usr/local/cuda}/include") source="tests/$3/branches_test.cpp" ;;
+  esac
   "$cxx" "${flags[@]}" "${extra[@]}" -include "$work/preamble.hpp" $eigen -I"$1/include" -I"$1" \
-    -c "$1/tests/ops/$3_test.cpp" -o "$1/test.o" >"$4" 2>&1 || return 2
+    -c "$1/$source" -o "$1/test.o" >"$4" 2>&1 || return 2
   "$cxx" -fopenmp "$1/test.o" "$work/main.o" -lboost_context -o "$1/test" >>"$4" 2>&1 || return 2
   OMP_WAIT_POLICY=passive timeout 300 "$1/test" --abort >>"$4" 2>&1 || return 1
 }
