@@ -19,6 +19,9 @@ int main(int argc, char** argv) {
   app.add_option("--graph", flags.graph, "CUDA: 1 captures what a step issues and replays it, 0 issues it op by op")
       ->check(CLI::Range(0, 1))
       ->capture_default_str();
+  app.add_option("--branches", flags.branches, "CUDA: 2 makes weight gradients beside the other ops, 1 in turn")
+      ->check(CLI::Range(1, 2))
+      ->capture_default_str();
   add_timing_flags(app, flags,
                    "Time nothing: leave weights, batches, losses and gradients of a few steps in this folder");
   return programs::run_program(app, argc, argv, [&] {

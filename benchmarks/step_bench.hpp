@@ -22,7 +22,8 @@ struct StepFlags : Sizes, Timing {
   double dropout = 0.01, mask_rate = 0.15;
   int hide = 1;  // 1 = masked rows are hidden as keys
   std::string head_rows = "all", last_block = "all";
-  int graph = 1;  // CUDA: 1 = what a step issues is captured and replayed
+  int graph = 1;     // CUDA: 1 = what a step issues is captured and replayed
+  int branches = 2;  // CUDA: 2 = weight gradients run beside the other ops
 };
 
 inline Config step_config(const StepFlags& flags) {
@@ -110,6 +111,9 @@ void run_step_bench(const StepFlags& flags) {
   DeviceNotes<Device> notes;
   Device device(flags.threads);
   notes.set_up(device, flags);
+  if constexpr (HasSecondBranch<Device>) {
+    if (flags.branches == 1) device.use_one_branch();
+  }
   Model model(device, config);
   Stage stage(device, config);
   const RandomWindows data(batches * flags.B, flags.L, flags.N);
@@ -170,6 +174,7 @@ void run_step_bench(const StepFlags& flags) {
   result["head_rows"] = flags.head_rows;
   result["last_block"] = flags.last_block;
   result["graph"] = CapturesGraphs<Device> ? flags.graph : 0;
+  result["branches"] = HasSecondBranch<Device> ? flags.branches : 1;
   result["chosen_rows"] = M;
   result["loss"] = loss;
   if constexpr (std::is_same_v<Device, Cpu<float>>) result.update(profile_step(flags));
