@@ -41,7 +41,7 @@ constexpr std::size_t count() {
 template <class Op, class Take>
 void all_of(const Op& op, const Take& take) {
   constexpr std::size_t n = count<Op>();
-  static_assert(n >= 2 && n <= 20, "one more line");
+  static_assert(n >= 2 && n <= 18, "one more line");
   // clang-format off
   if constexpr (n == 2) { const auto& [a, b] = op; take(a, b); }
   if constexpr (n == 3) { const auto& [a, b, c] = op; take(a, b, c); }
@@ -60,8 +60,6 @@ void all_of(const Op& op, const Take& take) {
   if constexpr (n == 16) { const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q] = op; take(a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q); }
   if constexpr (n == 17) { const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q, r] = op; take(a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q, r); }
   if constexpr (n == 18) { const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q, r, s] = op; take(a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q, r, s); }
-  if constexpr (n == 19) { const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q, r, s, t] = op; take(a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q, r, s, t); }
-  if constexpr (n == 20) { const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q, r, s, t, u] = op; take(a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q, r, s, t, u); }
   // clang-format on
 }
 
