@@ -50,7 +50,7 @@ void time_scores(const ScoreFlags& flags) {
   const Stage stage(device, config);
   const RandomWindows data(batches * flags.B, flags.L, flags.N);
   BatchLoader<Device> loader(data.table);
-  Buckets<Model, Device> buckets(device, model, flags.B, flags.L);
+  Buckets<Model, Device> buckets(device, model, flags.B, flags.L, PassPlan::inference);
   if (!flags.weights.empty()) write_weights(device, model.parameters(), config, flags.weights);
 
   std::vector<float> scores;

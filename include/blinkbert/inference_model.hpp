@@ -95,7 +95,7 @@ class BasicModel {
     }
     constexpr int batch_size = 64;
     const int largest = std::clamp(static_cast<int>(windows.size()), 1, batch_size);
-    Buckets<FinetuningModel<Device>, Device> buckets(device, contents_->model, largest, longest);
+    Buckets<FinetuningModel<Device>, Device> buckets(device, contents_->model, largest, longest, PassPlan::inference);
     BatchLoader<Device> loader(table);
     const FinetuningStage<Device> stage(device, config());
     predict(device, contents_->model, stage, buckets, loader, std::span<const NumberedWindow>(numbered), largest,
@@ -144,7 +144,7 @@ class BasicSession {
   explicit BasicSession(const BasicModel<Device>& model)
       : model_(model),
         device_(1),
-        buckets_(device_, model.contents_->model, 1, model.config().data.window),
+        buckets_(device_, model.contents_->model, 1, model.config().data.window, PassPlan::inference),
         stage_(device_, model.config()),
         transform_(model.config().data),
         calibration_(model.config().data),

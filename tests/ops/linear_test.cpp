@@ -6,15 +6,21 @@ namespace blinkbert::test {
 #if defined(BLINKBERT_TEST_EMULATED) || defined(BLINKBERT_TEST_CUDA)
 using LinearBackends = Backends;
 #else
-/// Products of floats without oneDNN, also where it is there.
-struct CpuWithoutOneDnn : Cpu<float> {
-  explicit CpuWithoutOneDnn(int threads) : Cpu<float>(threads) { multiply_without_onednn(); }
+/// Products of floats by less than what is there.
+template <Products most>
+struct LimitedCpu : Cpu<float> {
+  explicit LimitedCpu(int threads) : Cpu<float>(threads) { limit_products(most); }
 };
 template <>
-struct BackendName<CpuWithoutOneDnn> {
-  static constexpr const char* value = "Cpu<float>, own products";
+struct BackendName<LimitedCpu<Products::portable>> {
+  static constexpr const char* value = "Cpu portable";
 };
-using LinearBackends = std::tuple<Cpu<float>, Cpu<double>, CpuWithoutOneDnn>;
+template <>
+struct BackendName<LimitedCpu<Products::onednn>> {
+  static constexpr const char* value = "Cpu oneDNN";
+};
+using LinearBackends =
+    std::tuple<Cpu<float>, Cpu<double>, LimitedCpu<Products::portable>, LimitedCpu<Products::onednn>>;
 #endif
 namespace {
 

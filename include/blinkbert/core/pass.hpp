@@ -11,6 +11,9 @@ namespace blinkbert {
 
 enum class Mode { training, evaluation };  // evaluation: no dropout, batch norm with its running values
 
+/// What memory is planned for. A plan for inference keeps nothing for backward: its blocks share theirs.
+enum class PassPlan { training, inference };
+
 /// Lengths and visible bits live where the pass runs (host or device).
 struct Pass {
   Mode mode = Mode::evaluation;

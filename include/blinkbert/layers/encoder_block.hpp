@@ -52,11 +52,11 @@ class EncoderBlock {
         norm1_(set, name + ".norm1", width),
         norm2_(set, name + ".norm2", width) {}
 
-  Saved plan(Arena<Device>& arena, int T) const {
+  Saved plan(Arena<Device>& arena, int T, PassPlan passes = PassPlan::training) const {
     const bool pre = norm_order_ == NormOrder::pre;
     const auto rows = [&](bool wanted) { return wanted ? arena.template take<Real>(T, width_) : View<Real, 2>{}; };
     return {.attention = attention_.plan(arena, T),
-            .feed_forward = feed_forward_.plan(arena, T),
+            .feed_forward = feed_forward_.plan(arena, T, passes),
             .norm1 = norm1_.plan(arena, T),
             .norm2 = norm2_.plan(arena, T),
             .normed = rows(pre),
@@ -69,8 +69,8 @@ class EncoderBlock {
   }
 
   /// Where some rows may be read alone.
-  Saved plan_read(Arena<Device>& arena, int T) const {
-    Saved saved = plan(arena, T);
+  Saved plan_read(Arena<Device>& arena, int T, PassPlan passes = PassPlan::training) const {
+    Saved saved = plan(arena, T, passes);
     saved.x_read = arena.template take<Real>(T, width_);
     if (norm_order_ == NormOrder::pre) saved.normed_read = arena.template take<Real>(T, width_);
     return saved;

@@ -26,9 +26,9 @@ class FeedForward {
                Activation::gelu),
         second_(set, name + ".linear2", hidden_, width, Init::fan_in_uniform(hidden_), Init::fan_in_uniform(hidden_)) {}
 
-  Saved plan(Arena<Device>& arena, int T) const {
-    return {.first = first_.plan(arena, T),
-            .second = second_.plan(arena, T),
+  Saved plan(Arena<Device>& arena, int T, PassPlan passes) const {
+    return {.first = first_.plan(arena, T, passes),
+            .second = second_.plan(arena, T, passes),
             .activated = arena.template take<Real>(T, hidden_)};
   }
 

@@ -14,7 +14,7 @@ class Linear {
 
   struct Saved {
     View<const Real, 2> x;         // [T, in]   borrowed: the caller keeps x alive
-    View<Real, 2> pre_activation;  // [T, out]  where there is an activation
+    View<Real, 2> pre_activation;  // [T, out]  where there is an activation; training
   };
 
   Linear(ParameterSet<Device>& set, const std::string& name, int in, int out, Init weight, Init bias,
@@ -24,8 +24,8 @@ class Linear {
         out_(out),
         activation_(activation) {}
 
-  Saved plan(Arena<Device>& arena, int T) const {
-    if (activation_ == Activation::none) return {};
+  Saved plan(Arena<Device>& arena, int T, PassPlan passes = PassPlan::training) const {
+    if (activation_ == Activation::none || passes == PassPlan::inference) return {};
     return {.x = {}, .pre_activation = arena.template take<Real>(T, out_)};
   }
 
@@ -33,7 +33,8 @@ class Linear {
   void forward(Device& device, const Pass&, View<Real, 2> y, View<const Real, 2> x, Saved& saved) const {
     saved.x = x;
     run(device, LinearForward<Real>{.y = y,
-                                    .pre_activation = saved.pre_activation.rows(0, x.extent(0)),
+                                    .pre_activation = saved.pre_activation ? saved.pre_activation.rows(0, x.extent(0))
+                                                                           : View<Real, 2>{},
                                     .x = x,
                                     .weight = weight_.template working<2>(),
                                     .bias = bias_.template working<1>(),

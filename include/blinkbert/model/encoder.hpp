@@ -39,17 +39,24 @@ class Encoder {
   int width() const { return width_; }
   int blocks() const { return static_cast<int>(blocks_.size()); }
 
-  Saved plan(Arena<Device>& arena, int T, LastBlock last_block) const {
+  Saved plan(Arena<Device>& arena, int T, LastBlock last_block, PassPlan passes) const {
     Saved saved;
     saved.embedding = embedding_.plan(arena, T);
     saved.outputs.push_back(arena.template take<Real>(T, width_));
-    for (const auto& block : blocks_) {
-      const bool reads_rows = last_block == LastBlock::read && &block == &blocks_.back();
-      saved.blocks.push_back(reads_rows ? block.plan_read(arena, T) : block.plan(arena, T));
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      if (passes == PassPlan::inference && i > 0) {
+        saved.blocks.push_back(saved.blocks[0]);
+        saved.outputs.push_back(saved.outputs[i - 1]);  // what the block before read
+        continue;
+      }
+      const bool reads_rows =
+          last_block == LastBlock::read && (passes == PassPlan::inference || i + 1 == blocks_.size());
+      saved.blocks.push_back(reads_rows ? blocks_[i].plan_read(arena, T, passes) : blocks_[i].plan(arena, T, passes));
       saved.outputs.push_back(arena.template take<Real>(T, width_));
     }
     saved.embedding_scratch = embedding_.plan_scratch(arena, T);
     saved.block_scratch = blocks_[0].plan_scratch(arena, T);
+    if (passes == PassPlan::inference) return saved;
     for (View<Real, 2>& gradient : saved.gradients) gradient = arena.template take<Real>(T, width_);
     return saved;
   }

@@ -60,11 +60,11 @@ class EncoderWithHead {
   int outputs() const { return outputs_; }
   int blocks() const { return encoder_.blocks(); }
 
-  Saved plan(Arena<Device>& arena, int B, int L) const {
+  Saved plan(Arena<Device>& arena, int B, int L, PassPlan passes = PassPlan::training) const {
     const int T = B * L;
     Saved saved;
     if (appends()) saved.appended = arena.template take<Real>(B, L, encoder_.features());
-    saved.encoder = encoder_.plan(arena, T, last_block_);
+    saved.encoder = encoder_.plan(arena, T, last_block_, passes);
     if (gathers()) {
       saved.gathered = arena.template take<Real>(T, encoder_.width());
       saved.dgathered = arena.template take<Real>(T, encoder_.width());

@@ -17,7 +17,8 @@ class Buckets {
     typename Model::Saved saved;
   };
 
-  Buckets(Device& device, const Model& model, int largest_B, int largest_L) : arena_(device), model_(&model) {
+  Buckets(Device& device, const Model& model, int largest_B, int largest_L, PassPlan passes = PassPlan::training)
+      : arena_(device), model_(&model), passes_(passes) {
     (*this)(largest_B, largest_L);
   }
 
@@ -27,7 +28,7 @@ class Buckets {
     if (found != buckets_.end()) return found->second;
     arena_.restart();
     Bucket bucket{.batch = DeviceBatch<Device>::plan(arena_, B, L, model_->features()),
-                  .saved = model_->plan(arena_, B, L)};
+                  .saved = model_->plan(arena_, B, L, passes_)};
     return buckets_.emplace(std::pair{B, L}, std::move(bucket)).first->second;
   }
 
@@ -37,6 +38,7 @@ class Buckets {
  private:
   Arena<Device> arena_;
   const Model* model_;
+  PassPlan passes_;
   std::map<std::pair<int, int>, Bucket> buckets_;
 };
 

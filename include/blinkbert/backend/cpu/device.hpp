@@ -18,32 +18,43 @@
 #include <utility>
 
 #include <omp.h>
+#if __has_include(<sys/mman.h>)
+#include <sys/mman.h>
+#endif
 
 #include <blinkbert/core/expects.hpp>
 #include <blinkbert/core/view.hpp>
 
 namespace blinkbert {
 
-/// 256-byte aligned bytes on the host, uninitialised; moved, never copied. Throws std::bad_alloc.
+/// 256-byte aligned bytes on the host, uninitialised; moved, never copied. Throws std::bad_alloc. Much of it lies in huge
+/// pages where the system has them: matrices are read across their rows, and each row would be in another page.
 class HostMemory {
  public:
   static constexpr std::size_t alignment = 256;
 
   HostMemory() = default;
-  explicit HostMemory(std::size_t bytes)
-      : bytes_(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{alignment}))) {}
+  explicit HostMemory(std::size_t bytes) {
+    const std::align_val_t aligned{bytes < huge_page ? alignment : huge_page};
+    bytes_ = {static_cast<std::byte*>(::operator new(bytes, aligned)), Release{aligned}};
+#if defined(MADV_HUGEPAGE)
+    if (bytes >= huge_page) madvise(bytes_.get(), bytes, MADV_HUGEPAGE);  // advice: that it fails does not matter
+#endif
+  }
 
   std::byte* data() const { return bytes_.get(); }
 
  private:
+  static constexpr std::size_t huge_page = 1 << 21;
   struct Release {
-    void operator()(std::byte* bytes) const { ::operator delete (bytes, std::align_val_t{alignment}); }
+    std::align_val_t aligned;
+    void operator()(std::byte* bytes) const { ::operator delete(bytes, aligned); }
   };
   std::unique_ptr<std::byte, Release> bytes_;
 };
 
-/// What multiplies the large matrices of linear layers; the library's own products where oneDNN is not there.
-enum class Products { onednn, onednn_bf16, own };
+/// Who may multiply the large matrices of linear layers, where it is there: each includes those before it.
+enum class Products { portable, onednn, matrix_units };
 
 /// Weights of linear layers as products read them: packed when they are first used, for models that stay as they are.
 /// Devices and threads may share one object; it outlives none of the weights.
@@ -90,10 +101,11 @@ class Cpu {
 
   /// From now on linear layers round what they multiply to bf16 and add up in float; all else stays in float. Only where
   /// bf16_obstacle() is empty.
-  void multiply_in_bf16() requires std::is_same_v<Number, float> { products_ = Products::onednn_bf16; }
+  void multiply_in_bf16() requires std::is_same_v<Number, float> { multiplies_in_bf16_ = true; }
+  bool multiplies_in_bf16() const { return multiplies_in_bf16_; }
   static std::string bf16_obstacle();  // why this cannot be had here
-  /// From now on products are the library's own, also where oneDNN is there.
-  void multiply_without_onednn() { products_ = Products::own; }
+  /// For comparisons: from now on nothing beyond `most`.
+  void limit_products(Products most) { products_ = most; }
   Products products() const { return products_; }
 
   /// From now on the weights stay as they are, and linear layers keep them packed there.
@@ -170,7 +182,8 @@ class Cpu {
   static int border(int items, int chunks, int chunk) { return static_cast<int>(std::int64_t{items} * chunk / chunks); }
 
   int threads_;
-  Products products_ = Products::onednn;
+  Products products_ = Products::matrix_units;
+  bool multiplies_in_bf16_ = false;
   std::shared_ptr<KeptWeights> kept_weights_;
   Memory workspace_;
   std::size_t workspace_bytes_ = 0;

@@ -8,6 +8,7 @@
 #include <string>
 #include <type_traits>
 
+#include <blinkbert/backend/cpu/amx.hpp>
 #include <blinkbert/backend/cpu/device.hpp>
 #include <blinkbert/backend/cpu/elementary.hpp>
 #include <blinkbert/backend/cpu/gemm.hpp>
@@ -75,21 +76,47 @@ inline bool is_for_onednn(int rows, int columns, int depth, const Operand<float>
 }
 #endif
 
+#if defined(BLINKBERT_HAS_AMX)
+/// Whether the product of floats on the matrix units is the faster one: where packing is little beside multiplying, or where
+/// reading B is most of it.
+inline bool is_for_matrix_units(int rows, int columns, int depth, const Operand<float>& a) {
+  constexpr std::int64_t large = 1 << 15;
+  const bool is_transposed = a.column_stride != 1;
+  const bool is_worth_it =
+      is_transposed ? std::int64_t{rows} * columns >= large : rows >= 32 || std::int64_t{columns} * depth >= large;
+  return columns >= 64 && depth >= 64 && is_worth_it && may_use_amx();
+}
+#endif
+
 /// The product by the code that is right for it.
 template <class Real, class Finish>
 void product(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, const Operand<Real>& b, int depth,
              Result result, bool is_weight, const Finish& finish) {
-#if defined(BLINKBERT_WITH_ONEDNN)
   if constexpr (std::is_same_v<Real, float>) {
     constexpr int least = 32;  // slivers stay in float
-    if (cpu.products() == Products::onednn_bf16 && c.extent(1) >= least && depth >= least) {
-      return product_by<OneDnnProducts<Bf16Factors>>(cpu, c, a, b, depth, result, is_weight, finish);
+    const int rows = c.extent(0), columns = c.extent(1);
+    const bool in_bf16 = cpu.multiplies_in_bf16() && columns >= least && depth >= least;
+#if defined(BLINKBERT_HAS_AMX)
+    if (cpu.products() >= Products::matrix_units) {
+      if (in_bf16 && may_use_amx()) {
+        return product_by<AmxProducts<1>>(cpu, c, a, b, depth, result, is_weight, finish);
+      }
+      if (!in_bf16 && is_for_matrix_units(rows, columns, depth, a)) {
+        return product_by<AmxProducts<3>>(cpu, c, a, b, depth, result, is_weight, finish);
+      }
     }
-    if (cpu.products() == Products::onednn && is_for_onednn(c.extent(0), c.extent(1), depth, a)) {
-      return product_by<OneDnnProducts<FloatFactors>>(cpu, c, a, b, depth, result, is_weight, finish);
-    }
-  }
 #endif
+#if defined(BLINKBERT_WITH_ONEDNN)
+    if (cpu.products() >= Products::onednn) {
+      if (in_bf16) {
+        return product_by<OneDnnProducts<Bf16Factors>>(cpu, c, a, b, depth, result, is_weight, finish);
+      }
+      if (is_for_onednn(rows, columns, depth, a)) {
+        return product_by<OneDnnProducts<FloatFactors>>(cpu, c, a, b, depth, result, is_weight, finish);
+      }
+    }
+#endif
+  }
   product_by<OwnProducts<Real>>(cpu, c, a, b, depth, result, is_weight, finish);
 }
 
@@ -97,10 +124,14 @@ void product(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, con
 
 template <class Real>
 std::string Cpu<Real>::bf16_obstacle() {
+#if defined(BLINKBERT_HAS_AMX)
+  if (cpu_detail::may_use_amx()) return {};
+#endif
 #if defined(BLINKBERT_WITH_ONEDNN)
   return cpu_detail::Bf16Factors::obstacle();
 #else
-  return "this build has no oneDNN, which multiplies in bf16 here (Debian: libdnnl-dev)";
+  return "this build has neither the matrix units' code (a compiler for AMX) nor oneDNN (Debian: libdnnl-dev), which "
+         "multiply in bf16";
 #endif
 }
 

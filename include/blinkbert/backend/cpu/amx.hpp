@@ -1,0 +1,303 @@
+#pragma once
+
+// Products of float matrices on the matrix units of x86 processors (AMX, which multiply bf16 and add up in float): from
+// factors rounded to bf16, and in float.
+//
+// A float is the sum of three bf16: x0 = bf16(x), x1 = bf16(x - x0), x2 = bf16(x - x0 - x1), with |x1| <= 2^-8 |x| and
+// |x2| <= 2^-16 |x|, and nothing is left. Of the nine products of x and y,
+//
+//   x y ~ x0 y0 + x0 y1 + x1 y0 + x0 y2 + x1 y1 + x2 y0
+//
+// leaves out three of at most 2^-23 |x y| together, which is what a product rounded to float may be off by. The units take
+// numbers below 2^-126 for zero, so the sum holds for |x| >= 2^-110; what is off below that is off by less than 2^-126.
+// An infinite factor gives NaN. Source: Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence
+// Datatype For Higher-Precision Computations", arXiv 1904.06376, section II.
+//
+// Intrinsics, because no compiler's vector extension reaches these units; only where the compiler may use them
+// (-march=native, sapphirerapids). Both factors are packed in tiles of 16 rows of 64 bytes: A [rows of tiles][32 of depth]
+// [piece][16 rows][32 of depth], B [panel of 32 columns][32 of depth][piece][2 tiles][16 pairs of depth][16 columns][2].
+
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__linux__)
+#define BLINKBERT_HAS_AMX
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstdint>
+#include <type_traits>
+
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <blinkbert/backend/cpu/device.hpp>
+#include <blinkbert/backend/cpu/gemm.hpp>
+#include <blinkbert/backend/cpu/pack.hpp>
+#include <blinkbert/backend/cpu/small_product.hpp>
+#include <blinkbert/backend/cpu/transpose.hpp>
+
+namespace blinkbert::cpu_detail {
+
+/// Whether the system lets this process use the matrix units; asks it once.
+inline bool may_use_amx() {
+  static const bool may = [] {
+    constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+  }();
+  return may;
+}
+
+/// The shape of all eight tiles while it lives: 16 rows of 64 bytes.
+class AmxTiles {
+ public:
+  AmxTiles() {
+    struct alignas(64) {
+      std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } shape;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    _tile_loadconfig(&shape);
+  }
+  ~AmxTiles() { _tile_release(); }
+  AmxTiles(const AmxTiles&) = delete;
+  AmxTiles& operator=(const AmxTiles&) = delete;
+};
+
+/// What a multiplier has (gemm.hpp). It holds no state. `pieces`: 1 rounds factors to bf16, 3 keeps all of a float.
+template <int pieces>
+struct AmxProducts {
+  static_assert(pieces == 1 || pieces == 3);
+  using Packed = std::uint32_t;  // two neighbours in depth
+  static constexpr int panel_columns = 32;
+  static constexpr int format = pieces == 1 ? 4 : 3;
+
+  static std::int64_t packed_size(int columns, int depth) {
+    return std::int64_t{multiple_of(panel_columns, columns) / panel_columns} * panel_size(depth);
+  }
+  /// Of the workspace of one thread: a block of A and an edge of C.
+  static std::int64_t room_size(int, int depth) {
+    return std::int64_t{block_rows / tile_rows} * std::min(steps_of(depth), block_steps) * pieces * tile_words +
+           edge_words;
+  }
+
+  template <class Number>
+  static Number* panel(Number* packed, int index, int depth) {
+    return packed + index * panel_size(depth);
+  }
+
+  /// Packs the panels [first, last) of B.
+  static void pack(Packed* packed, const Operand<float>& b, int columns, int depth, int first, int last) {
+    alignas(64) float rows[tile_depth * panel_columns];
+    for (int index = first; index < last; ++index) {
+      const int n = index * panel_columns;
+      Packed* to = panel(packed, index, depth);
+      for (int k = 0; k < depth; k += tile_depth, to += step_words) {
+        const int count = std::min(tile_depth, depth - k);
+        OwnProducts<float>::pack(rows, b.at(k, n), std::min(panel_columns, columns - n), count, 0, 1);
+        split_step(to, rows, count);
+      }
+    }
+  }
+
+  template <class Finish>
+  static void multiply(float* c, std::int64_t c_stride, const Operand<float>& a, const Packed* packed, int rows,
+                       int columns, int depth, Result result, Packed* room, const Finish& finish) {
+    const AmxTiles tiles;
+    const int all_steps = steps_of(depth);
+    // While one panel is multiplied, the next is fetched, a part with each pair of rows of tiles; unless all are near.
+    const bool is_near = packed_size(columns, depth) * static_cast<std::int64_t>(sizeof(Packed)) <= near_bytes;
+    float* edge = reinterpret_cast<float*>(room + room_size(columns, depth) - edge_words);
+    for (int i = 0; i < rows; i += block_rows) {
+      const int count = std::min(block_rows, rows - i), pairs = (count + 2 * tile_rows - 1) / (2 * tile_rows);
+      const int lines = is_near ? 0 : (step_words / line_words + pairs - 1) / pairs;
+      for (int first = 0; first < all_steps; first += block_steps) {
+        const int steps = std::min(block_steps, all_steps - first);
+        const bool adds = first > 0 || result == Result::add;
+        const std::int64_t tile_row = std::int64_t{steps} * pieces * tile_words;
+        pack_block(room, a.at(i, first * tile_depth), count, depth - first * tile_depth, steps);
+        for (int j = 0; j < columns; j += panel_columns) {
+          const Packed* b = panel(packed, j / panel_columns, depth) + std::int64_t{first} * step_words;
+          const Packed* next = j + panel_columns < columns ? b + panel_size(depth) : b;
+          for (int ii = 0; ii < count; ii += 2 * tile_rows) {
+            const Packed* left = room + ii / tile_rows * tile_row;
+            float* to = c + (i + ii) * c_stride + j;
+            const int some_rows = count - ii, some_columns = std::min(panel_columns, columns - j);
+            const Packed* ahead = next + std::int64_t{ii / (2 * tile_rows)} * lines * steps * line_words;
+            const auto compute = [&]<int height>(std::integral_constant<int, height>) {
+              if (some_rows >= height * tile_rows && some_columns == panel_columns) {
+                return block<height>(to, c_stride, left, tile_row, b, steps, adds, ahead, lines);
+              }
+              block<height>(edge, panel_columns, left, tile_row, b, steps, false, ahead, lines);
+              copy_edge(to, c_stride, edge, std::min(some_rows, height * tile_rows), some_columns, adds);
+            };
+            if (some_rows > tile_rows) {
+              compute(std::integral_constant<int, 2>{});
+            } else {
+              compute(std::integral_constant<int, 1>{});
+            }
+          }
+        }
+      }
+      finish(i, i + count);
+    }
+  }
+
+ private:
+  static constexpr int tile_rows = 16, tile_words = 256, tile_depth = 32, line_words = 16;
+  static constexpr int step_words = pieces * 2 * tile_words;  // of a panel of B
+  static constexpr int block_rows = 192;                      // of A and C
+  static constexpr int block_steps = pieces == 1 ? 32 : 16;   // of depth, in tiles
+  static constexpr std::int64_t near_bytes = 1 << 19;         // what stays in the second cache by itself
+  static constexpr int edge_words = 2 * tile_rows * panel_columns;
+
+  static int steps_of(int depth) { return (depth + tile_depth - 1) / tile_depth; }
+  static std::int64_t panel_size(int depth) { return std::int64_t{steps_of(depth)} * step_words; }
+
+  /// The pieces of two packs of numbers.
+  struct Pieces {
+    Pack<std::uint32_t> in_order[pieces];     // the first pack, then the second
+    Pack<std::uint32_t> interleaved[pieces];  // pairs of a number of the first and one of the second
+
+    Pieces(Pack<float> first, Pack<float> second) {
+      using Halves = Pack<std::uint16_t>;
+#pragma GCC unroll 3
+      for (int piece = 0; piece < pieces; ++piece) {
+        const auto both =
+            std::bit_cast<Halves>(_mm512_cvtne2ps_pbh(std::bit_cast<__m512>(second), std::bit_cast<__m512>(first)));
+        in_order[piece] = std::bit_cast<Pack<std::uint32_t>>(both);
+        interleaved[piece] = std::bit_cast<Pack<std::uint32_t>>(
+            __builtin_shufflevector(both, both, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25,
+                                    10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+        first -= std::bit_cast<Pack<float>>(interleaved[piece] << 16);
+        second -= std::bit_cast<Pack<float>>(interleaved[piece] & 0xffff0000);
+      }
+    }
+  };
+
+  /// The tiles of B for one step: `count` rows of depth are there.
+  static void split_step(Packed* to, const float* rows, int count) {
+    for (int pair = 0; pair < tile_rows; ++pair) {
+      const auto row = [&](int k, int half) {
+        return k < count ? load(rows + k * panel_columns + half * tile_rows) : Pack<float>{};
+      };
+      for (int half = 0; half < 2; ++half) {
+        const Pieces split(row(2 * pair, half), row(2 * pair + 1, half));
+        for (int piece = 0; piece < pieces; ++piece) {
+          store(to + (piece * 2 + half) * tile_words + pair * tile_rows, split.interleaved[piece]);
+        }
+      }
+    }
+  }
+
+  /// A block of A: `count` rows, `steps` tiles of depth, of which `depth` is there. Tiles are packed in the order in which
+  /// they lie in memory.
+  static void pack_block(Packed* to, const Operand<float>& a, int count, int depth, int steps) {
+    const int height = (count + tile_rows - 1) / tile_rows;
+    const bool is_by_rows = a.column_stride == 1;
+    for (int outer = 0; outer < (is_by_rows ? height : steps); ++outer) {
+      for (int inner = 0; inner < (is_by_rows ? steps : height); ++inner) {
+        const int row = is_by_rows ? outer : inner, step = is_by_rows ? inner : outer;
+        pack_tile(to + (std::int64_t{row} * steps + step) * pieces * tile_words,
+                  a.at(row * tile_rows, step * tile_depth), count - row * tile_rows, depth - step * tile_depth);
+      }
+    }
+  }
+
+  static void pack_tile(Packed* to, const Operand<float>& a, int count, int depth) {
+    alignas(64) float room[tile_rows * tile_depth];
+    Operand<float> from = a;
+    if (a.column_stride != 1 || count < tile_rows || depth < tile_depth) {  // transposed, or filled up with zeros
+      count = std::min(count, tile_rows), depth = std::min(depth, tile_depth);
+      if (count < tile_rows || depth < tile_depth) std::fill_n(room, tile_rows * tile_depth, 0.0f);
+      if (a.column_stride == 1) {
+        for (int i = 0; i < count; ++i) std::copy_n(a.at(i, 0).data, depth, room + i * tile_depth);
+      } else {
+        transpose(room, tile_depth, a.data, a.column_stride, depth, count);
+      }
+      from = as_is<float>(room, tile_depth);
+    }
+    for (int i = 0; i < tile_rows; ++i) {
+      const float* row = from.at(i, 0).data;
+      const Pieces split(load(row), load(row + tile_depth / 2));
+      for (int piece = 0; piece < pieces; ++piece) {
+        store(to + piece * tile_words + i * tile_rows, split.in_order[piece]);
+      }
+    }
+  }
+
+  /// C = A B or C += A B for `height` x 2 tiles of sums; `a_tile_row`: words from one row of tiles to the next.
+  template <int height>
+  static void block(float* c, std::int64_t c_stride, const Packed* a, std::int64_t a_tile_row, const Packed* b,
+                    int steps, bool adds, const Packed* ahead, int lines) {
+    constexpr int bytes = 64;  // of a row of a tile
+    const auto stride = c_stride * static_cast<std::int64_t>(sizeof(float));
+    // The intrinsics do not tell the compiler that they read and write memory.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (adds) {
+      _tile_loadd(0, c, stride);
+      _tile_loadd(1, c + tile_rows, stride);
+      if constexpr (height == 2) {
+        _tile_loadd(2, c + tile_rows * c_stride, stride);
+        _tile_loadd(3, c + tile_rows * c_stride + tile_rows, stride);
+      }
+    } else {
+      for (int i = 0; i < height * tile_rows; ++i) {  // needed when the sums are done
+        __builtin_prefetch(c + i * c_stride, 1);
+        __builtin_prefetch(c + i * c_stride + tile_rows, 1);
+      }
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    const auto load_a = [&](int piece) {
+      _tile_loadd(4, a + piece * tile_words, bytes);
+      if constexpr (height == 2) _tile_loadd(5, a + a_tile_row + piece * tile_words, bytes);
+    };
+    const auto load_b = [&](int piece) {
+      _tile_loadd(6, b + piece * 2 * tile_words, bytes);
+      _tile_loadd(7, b + (piece * 2 + 1) * tile_words, bytes);
+    };
+    const auto multiply_add = [] {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (height == 2) {
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    };
+    for (int s = 0; s < steps; ++s, a += pieces * tile_words, b += pieces * 2 * tile_words) {
+      for (int line = 0; line < lines; ++line, ahead += line_words) __builtin_prefetch(ahead, 0, 2);
+      if constexpr (pieces == 1) {
+        load_a(0), load_b(0), multiply_add();
+      } else {  // each time only one factor changes, but for the last
+        load_a(2), load_b(0), multiply_add();
+        load_a(1), multiply_add();
+        load_b(1), multiply_add();
+        load_a(0), multiply_add();
+        load_b(2), multiply_add();
+        load_b(0), multiply_add();
+      }
+    }
+    _tile_stored(0, c, stride);
+    _tile_stored(1, c + tile_rows, stride);
+    if constexpr (height == 2) {
+      _tile_stored(2, c + tile_rows * c_stride, stride);
+      _tile_stored(3, c + tile_rows * c_stride + tile_rows, stride);
+    }
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+  }
+
+  static void copy_edge(float* c, std::int64_t c_stride, const float* edge, int rows, int columns, bool adds) {
+    for (int i = 0; i < rows; ++i) {
+      map_packs<float>(
+          c + i * c_stride, columns, [adds](Pack<float> sum, Pack<float> before) { return adds ? sum + before : sum; },
+          edge + i * panel_columns, c + i * c_stride);
+    }
+  }
+};
+
+}  // namespace blinkbert::cpu_detail
+
+#endif
