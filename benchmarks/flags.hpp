@@ -2,6 +2,7 @@
 
 // Flags that step_bench and score_bench share, with the same meaning in the peers.
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,9 @@ inline void add_timing_flags(CLI::App& app, Timing& timing, const std::string& c
   app.add_option("--dtype", timing.dtype, "Numbers of the passes; all but fp32 with CUDA only")
       ->check(one_of({"fp32", "tf32", "bf16"}))
       ->capture_default_str();
+  app.add_option("--products", timing.products, "CPU: who may multiply, at most")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, int>{{"portable", 0}, {"onednn", 1}, {"amx", 2}}))
+      ->option_text("{portable,onednn,amx} [amx]");
   app.add_option("--threads", timing.threads, "Threads; 0 takes all")->check(CLI::Range(0, 4096));
   app.add_option("--seconds", timing.seconds, "How long is measured")->capture_default_str();
   app.add_option("--warmup", timing.warmup, "Seconds before that which do not count")->capture_default_str();

@@ -38,7 +38,8 @@ struct Sizes {
 /// How it is timed, and where the results go.
 struct Timing {
   std::string device = "cpu", dtype = "fp32";
-  int threads = 0;  // 0 = all
+  int threads = 0;   // 0 = all
+  int products = 2;  // of Products (backend/cpu/device.hpp)
   double seconds = 10, warmup = 3;
   std::filesystem::path json, weights, check;  // empty = not wanted
 };
@@ -205,10 +206,14 @@ struct DeviceNotes {
   void set_up(Device& device, const Timing& timing) {
     if constexpr (RoundsProducts<Device>) {
       if (timing.dtype == "bf16") device.multiply_in_bf16();
+      using Products = std::remove_cvref_t<decltype(device.products())>;
+      device.limit_products(static_cast<Products>(timing.products));
     }
   }
   void look_at_memory() {}  // where much is held
-  void add_to(Json&, Device&) {}
+  void add_to(Json& result, Device& device) {
+    if constexpr (RoundsProducts<Device>) result["products"] = device.describe_products();
+  }
 };
 
 /// Threads of the host that a device computes with.
@@ -270,7 +275,9 @@ inline void report(const Json& result, const Timing& timing) {
   const Json& ms = result["ms"];
   const std::string machine = result.value("gpu", result["processor"].get<std::string>());
   std::cout << result["library"].get<std::string>() << ", " << machine << ", " << result["threads"] << " threads, "
-            << timing.dtype << '\n'
+            << timing.dtype;
+  if (result.contains("products")) std::cout << ", products by " << result["products"].get<std::string>();
+  std::cout << '\n'
             << "ms               " << number(ms["median"]) << "  [" << number(ms["lower_quartile"]) << ", "
             << number(ms["upper_quartile"]) << "], median and quartiles of " << result["repetitions"] << '\n'
             << "rows/s           " << number(result["rows_per_second"]) << '\n'

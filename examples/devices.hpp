@@ -65,6 +65,12 @@ int on_device(const CommonFlags& flags, blinkbert::Precision precision, const Bo
   return on_float_device(flags, precision, body);
 }
 
+/// For people.
+inline std::string describe(const blinkbert::Cpu<float>& cpu) {
+  return blinkbert::text("cpu, ", cpu.threads(), cpu.threads() == 1 ? " thread" : " threads", "; products by ",
+                         cpu.describe_products());
+}
+
 /// Before a run in `folder`: which precision products have, and the plans that the folder or the user's cache holds.
 inline void begin_on_device(blinkbert::Cpu<float>& cpu, blinkbert::Precision precision, const std::filesystem::path&) {
   if (precision == blinkbert::Precision::bf16) cpu.multiply_in_bf16();
@@ -74,6 +80,10 @@ template <class Device>
 void save_plans(Device&, const std::filesystem::path&) {}
 
 #if defined(BLINKBERT_WITH_CUDA)
+template <class Real>
+std::string describe(const blinkbert::Cuda<Real>&) {
+  return "cuda; products by cuBLASLt";
+}
 template <class Real>
 void begin_on_device(blinkbert::Cuda<Real>& device, blinkbert::Precision precision,
                      const std::filesystem::path& folder) {

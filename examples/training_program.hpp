@@ -202,6 +202,7 @@ template <class Stage>
 bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& folder, const Config& config,
                      const CheckpointHeader& header, const std::string& backbone, const TrainingFlags& flags,
                      const std::function<Metrics()>& evaluate) {
+  if (!flags.is_quiet) std::cerr << "device: " << describe(shop.device) << '\n';
   ProgressLine progress(!flags.is_quiet);
   auto& set = shop.model.parameters();
   const auto save = [&] {

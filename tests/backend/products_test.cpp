@@ -29,10 +29,10 @@ struct Way {
 constexpr Way portable{Products::portable, false};
 /// All that is there; where something is not, what comes before it multiplies.
 std::vector<Way> ways() {
-  std::vector<Way> all{portable, {Products::onednn, false}, {Products::matrix_units, false}};
+  std::vector<Way> all{portable, {Products::onednn, false}, {Products::amx, false}};
   if (Cpu<float>::bf16_obstacle().empty()) {
     all.push_back({Products::onednn, true});
-    all.push_back({Products::matrix_units, true});
+    all.push_back({Products::amx, true});
   }
   return all;
 }

@@ -146,7 +146,7 @@ struct AmxProducts {
  private:
   static constexpr int tile_rows = 16, tile_words = 256, tile_depth = 32, line_words = 16;
   static constexpr int step_words = pieces * 2 * tile_words;  // of a panel of B
-  static constexpr int block_rows = 192;                      // of A and C
+  static constexpr int block_rows = 256;                      // of A and C
   static constexpr int block_steps = pieces == 1 ? 32 : 16;   // of depth, in tiles
   static constexpr std::int64_t near_bytes = 1 << 19;         // what stays in the second cache by itself
   static constexpr int edge_words = 2 * tile_rows * panel_columns;

@@ -54,7 +54,7 @@ class HostMemory {
 };
 
 /// Who may multiply the large matrices of linear layers, where it is there: each includes those before it.
-enum class Products { portable, onednn, matrix_units };
+enum class Products { portable, onednn, amx };
 
 /// Weights of linear layers as products read them: packed when they are first used, for models that stay as they are.
 /// Devices and threads may share one object; it outlives none of the weights.
@@ -107,6 +107,8 @@ class Cpu {
   /// For comparisons: from now on nothing beyond `most`.
   void limit_products(Products most) { products_ = most; }
   Products products() const { return products_; }
+  /// For people: who multiplies, the first that is fit for a product, and in what.
+  std::string describe_products() const;
 
   /// From now on the weights stay as they are, and linear layers keep them packed there.
   void keep_weights(std::shared_ptr<KeptWeights> kept) { kept_weights_ = std::move(kept); }
@@ -182,7 +184,7 @@ class Cpu {
   static int border(int items, int chunks, int chunk) { return static_cast<int>(std::int64_t{items} * chunk / chunks); }
 
   int threads_;
-  Products products_ = Products::matrix_units;
+  Products products_ = Products::amx;
   bool multiplies_in_bf16_ = false;
   std::shared_ptr<KeptWeights> kept_weights_;
   Memory workspace_;

@@ -97,7 +97,7 @@ void product(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, con
     const int rows = c.extent(0), columns = c.extent(1);
     const bool in_bf16 = cpu.multiplies_in_bf16() && columns >= least && depth >= least;
 #if defined(BLINKBERT_HAS_AMX)
-    if (cpu.products() >= Products::matrix_units) {
+    if (cpu.products() >= Products::amx) {
       if (in_bf16 && may_use_amx()) {
         return product_by<AmxProducts<1>>(cpu, c, a, b, depth, result, is_weight, finish);
       }
@@ -133,6 +133,20 @@ std::string Cpu<Real>::bf16_obstacle() {
   return "this build has neither the matrix units' code (a compiler for AMX) nor oneDNN (Debian: libdnnl-dev), which "
          "multiply in bf16";
 #endif
+}
+
+template <class Real>
+std::string Cpu<Real>::describe_products() const {
+  std::string names;
+  if constexpr (std::is_same_v<Real, float>) {
+#if defined(BLINKBERT_HAS_AMX)
+    if (products_ >= Products::amx && cpu_detail::may_use_amx()) names += "AMX, ";
+#endif
+#if defined(BLINKBERT_WITH_ONEDNN)
+    if (products_ >= Products::onednn) names += "oneDNN, ";
+#endif
+  }
+  return names + "portable code" + (multiplies_in_bf16_ ? "; in bf16" : "");
 }
 
 template <class Real>
