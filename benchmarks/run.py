@@ -122,6 +122,8 @@ def contenders(case, device):
     less = "last block for rows read"
     yield Contender("blinkbert", whole, "own")
     yield Contender(f"blinkbert, {less}", read, "own")
+    if device == "cpu" and case.dtype == "fp32":
+        yield Contender(WITHOUT_AMX, (*whole, "--products", "onednn"), "own", is_checked=False)
     if device == "cpu" and case.program == "step":
         eager = "PyTorch eager" + (" autocast" if case.dtype == "bf16" else "")
         yield Contender(AS_INSTALLED if case.dtype == "fp32" else f"{eager}, as installed", whole,
@@ -179,6 +181,7 @@ MISSING_ON_GPU = ("varlen_attn (padding only, no dropout)", "torch.nn.Transforme
 
 
 AS_INSTALLED = "PyTorch eager, as installed"
+WITHOUT_AMX = "blinkbert, no AMX"  # floats multiplied as floats
 
 
 @dataclass(frozen=True)
@@ -325,7 +328,7 @@ class Bench:
             if self.options.quick and not on_gpu:
                 case = case.with_flag("--B", 16)
         folders, failures = {}, {}
-        for own in (one for one in found if one.runtime == "own"):
+        for own in (one for one in found if one.runtime == "own" and one.is_checked):
             folders[own.reads_rows()] = folder = work / ("read" if own.reads_rows() else "all")
             self.run(self.command(case, own, work, "--check", folder))
             if not any(one.reads_rows() == own.reads_rows() for one in found if one.runtime != "own"):
@@ -608,6 +611,20 @@ def notes_on_rows_read(all_runs):
             yield f"{runs.case.name}: {runs.contender.name} {theirs:.4g} ms, the library {ours:.4g} ms, ratio {theirs / ours:.2f}"
 
 
+def notes_without_amx(all_runs):
+    """Lines on the library without matrix units, where it would have used them."""
+    for runs in all_runs:
+        if not runs.results or runs.contender.name != WITHOUT_AMX:
+            continue
+        same = [other for other in all_runs if other.case == runs.case and other.results]
+        own = next(other for other in same if other.contender.runtime == "own" and not other.contender.reads_rows())
+        peer = min((statistics.median(other.ms()) for other in same if counts(other)), default=math.nan)
+        if "AMX" in own.results[0]["products"]:
+            ms = statistics.median(runs.ms())
+            yield (f"{runs.case.name}: {ms:.4g} ms without AMX, {statistics.median(own.ms()):.4g} ms with it; "
+                   f"ratio to the fastest peer without {peer / ms:.2f}")
+
+
 def print_summary(rows):
     widths = [max(len(row[i]) for row in (SUMMARY, *rows)) + 2 for i in range(len(SUMMARY))]
     print()
@@ -615,7 +632,7 @@ def print_summary(rows):
         print("".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
-def write_summary(rows, notes, path, all_runs, machine, load, options):
+def write_summary(rows, path, all_runs, machine, load, options):
     libraries = dict.fromkeys(result["library"] for runs in all_runs for result in runs.results)
     threads = next(result["threads"] for runs in all_runs for result in runs.results)
     words = " ".join(shlex.quote(word) for word in sys.argv[1:])
@@ -626,8 +643,11 @@ def write_summary(rows, notes, path, all_runs, machine, load, options):
              "lower. B 64, L 30, 4 blocks. Every measurement is in the CSV files.", "",
              f"| {' | '.join(SUMMARY)} |", "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
              *(f"| {' | '.join(row)} |" for row in rows)]
-    if notes:
-        lines += ["", "Peers whose last block was rewritten for the rows that are read:", "", *(f"- {note}" for note in notes)]
+    for title, found in (("Peers whose last block was rewritten for the rows that are read:", notes_on_rows_read(all_runs)),
+                         ("In fp32 the library multiplies on the matrix units, each float as three bf16 (backend/cpu/amx.hpp). "
+                          "With `--products onednn` it does not:", notes_without_amx(all_runs))):
+        if notes := [f"- {note}" for note in found]:
+            lines += ["", title, "", *notes]
     path.write_text("\n".join(lines) + "\n")
     print(f"{str(path).replace(f'{HERE.parent}/', '')}: the table above")
 
@@ -761,12 +781,12 @@ def main():
         if of_program:
             write_rows(of_program, machine, program, f"{load:.1f}", options)
     if on_cpu and not options.grid:
-        summary, notes = list(summary_rows(all_runs)), list(notes_on_rows_read(all_runs))
+        summary = list(summary_rows(all_runs))
         print_summary(summary)
-        for note in notes:
+        for note in (*notes_on_rows_read(all_runs), *notes_without_amx(all_runs)):
             print(note)
         if len(cases) == len(all_cases) and options.dtype is None:
-            write_summary(summary, notes, folder_of(machine, options) / "README.md", all_runs, machine, f"{load:.1f}", options)
+            write_summary(summary, folder_of(machine, options) / "README.md", all_runs, machine, f"{load:.1f}", options)
     return 0 if is_good else 1
 
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Plants one fault at a time in a copy of the sources and requires that the op's test turns red.
 #
-#   bash tests/mutation.sh [--backend cpu|kernels|branches] [--only OP] [--jobs N]
+#   bash tests/mutation.sh [--backend cpu|products|kernels|branches] [--only OP] [--jobs N]
 #
 # A mutant is a line of tests/mutants/BACKEND.sh: op, file, sed expression, what it breaks. Its test is tests/ops/OP_test.cpp,
 # compiled for the CPU, or for the CUDA kernels on the emulator. The backend "branches" is what orders the two branches of a
-# CUDA device: OP is train or cuda, its test tests/OP/branches_test.cpp, and CUDA's headers are needed (CUDA_HOME). The script
+# CUDA device: OP is train or cuda, its test tests/OP/branches_test.cpp, and CUDA's headers are needed (CUDA_HOME); "products" is
+# what multiplies on the matrix units: OP is backend, its test tests/backend/products_test.cpp. The script
 # fails if a mutant survives, if a sed expression changes nothing, if a mutant does not compile, or if a test is red without any
 # fault. Prints a table "op, mutation, caught". Not part of CI: some 270 compilations.
 set -u
@@ -13,13 +14,13 @@ set -u
 {  # one group: read to its end before anything runs, so that editing the file does not disturb a run
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-usage="usage: bash tests/mutation.sh [--backend cpu|kernels|branches] [--only OP] [--jobs N]"
+usage="usage: bash tests/mutation.sh [--backend cpu|products|kernels|branches] [--only OP] [--jobs N]"
 only=""
 jobs=$(nproc)
-backends="cpu kernels branches"
+backends="cpu products kernels branches"
 while [ $# -gt 0 ]; do
   case $1 in
-    --backend) backends=${2:?--backend needs cpu, kernels or branches}; shift 2 ;;
+    --backend) backends=${2:?--backend needs cpu, products, kernels or branches}; shift 2 ;;
     --only) only=${2:?--only needs an op}; shift 2 ;;
     --jobs) jobs=${2:?--jobs needs a number}; shift 2 ;;
     *) echo "$usage" >&2; exit 2 ;;
@@ -30,7 +31,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/original/tests" "$work/results"
 cp -r "$root/include" "$root/kernels" "$work/original/"
-cp -r "$root"/tests/{ops,oracle,branches,train,cuda,main.cpp} "$work/original/tests/"
+cp -r "$root"/tests/{ops,oracle,backend,branches,train,cuda,main.cpp} "$work/original/tests/"
 
 eigen=$(pkg-config --cflags-only-I eigen3 2>/dev/null || echo -I/usr/include/eigen3)
 flags=(-std=c++20 -O1 -w -fopenmp -DEIGEN_DONT_PARALLELIZE)
@@ -52,6 +53,7 @@ done
 run_test() {  # tree, backend, op, log
   local extra=() source="tests/ops/$3_test.cpp"
   case $2 in
+    products) extra=(-march=native) source="tests/$3/products_test.cpp" ;;
     kernels) extra=(-DBLINKBERT_TEST_EMULATED -I"$1/kernels") ;;
     branches) extra=(-I"$1/kernels" -isystem "${CUDA_HOME:-/usr/local/cuda}/include") source="tests/$3/branches_test.cpp" ;;
   esac

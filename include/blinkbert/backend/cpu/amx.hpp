@@ -178,13 +178,13 @@ struct AmxProducts {
   /// The tiles of B for one step: `count` rows of depth are there.
   static void split_step(Packed* to, const float* rows, int count) {
     for (int pair = 0; pair < tile_rows; ++pair) {
-      const auto row = [&](int k, int half) {
-        return k < count ? load(rows + k * panel_columns + half * tile_rows) : Pack<float>{};
+      const auto row = [&](int k, int tile) {
+        return k < count ? load(rows + k * panel_columns + tile * tile_rows) : Pack<float>{};
       };
-      for (int half = 0; half < 2; ++half) {
-        const Pieces split(row(2 * pair, half), row(2 * pair + 1, half));
+      for (int tile = 0; tile < 2; ++tile) {
+        const Pieces split(row(2 * pair, tile), row(2 * pair + 1, tile));
         for (int piece = 0; piece < pieces; ++piece) {
-          store(to + (piece * 2 + half) * tile_words + pair * tile_rows, split.interleaved[piece]);
+          store(to + (piece * 2 + tile) * tile_words + pair * tile_rows, split.interleaved[piece]);
         }
       }
     }

@@ -1,6 +1,6 @@
 #pragma once
 
-// Large products: the one seam where another library may multiply (onednn.hpp does, in bf16).
+// Large products: the one seam where another library may multiply (onednn.hpp, amx.hpp).
 //
 //   C [rows, columns] = or += A [rows, depth] B [depth, columns]
 //
