@@ -102,7 +102,7 @@ struct AmxProducts {
 
   template <class Finish>
   static void multiply(float* c, std::int64_t c_stride, const Operand<float>& a, const Packed* packed, int rows,
-                       int columns, int depth, Result result, Packed* room, const Finish& finish) {
+                       int columns, int depth, Result result, const float* bias, Packed* room, const Finish& finish) {
     const AmxTiles tiles;
     const int all_steps = steps_of(depth);
     // While one panel is multiplied, the next is fetched, a part with each pair of rows of tiles; unless all are near.
@@ -114,21 +114,29 @@ struct AmxProducts {
       for (int first = 0; first < all_steps; first += block_steps) {
         const int steps = std::min(block_steps, all_steps - first);
         const bool adds = first > 0 || result == Result::add;
+        const float* added = first == 0 ? bias : nullptr;
         const std::int64_t tile_row = std::int64_t{steps} * pieces * tile_words;
         pack_block(room, a.at(i, first * tile_depth), count, depth - first * tile_depth, steps);
         for (int j = 0; j < columns; j += panel_columns) {
           const Packed* b = panel(packed, j / panel_columns, depth) + std::int64_t{first} * step_words;
           const Packed* next = j + panel_columns < columns ? b + panel_size(depth) : b;
+          const int some_columns = std::min(panel_columns, columns - j);
+          const float* row = added ? added + j : nullptr;
+          alignas(64) float filled_row[panel_columns] = {};
+          if (row && some_columns < panel_columns) {
+            std::copy_n(row, some_columns, filled_row);
+            row = filled_row;
+          }
           for (int ii = 0; ii < count; ii += 2 * tile_rows) {
             const Packed* left = room + ii / tile_rows * tile_row;
             float* to = c + (i + ii) * c_stride + j;
-            const int some_rows = count - ii, some_columns = std::min(panel_columns, columns - j);
+            const int some_rows = count - ii;
             const Packed* ahead = next + std::int64_t{ii / (2 * tile_rows)} * lines * steps * line_words;
             const auto compute = [&]<int height>(std::integral_constant<int, height>) {
               if (some_rows >= height * tile_rows && some_columns == panel_columns) {
-                return block<height>(to, c_stride, left, tile_row, b, steps, adds, ahead, lines);
+                return block<height>(to, c_stride, left, tile_row, b, steps, adds, row, ahead, lines);
               }
-              block<height>(edge, panel_columns, left, tile_row, b, steps, false, ahead, lines);
+              block<height>(edge, panel_columns, left, tile_row, b, steps, false, row, ahead, lines);
               copy_edge(to, c_stride, edge, std::min(some_rows, height * tile_rows), some_columns, adds);
             };
             if (some_rows > tile_rows) {
@@ -147,7 +155,7 @@ struct AmxProducts {
   static constexpr int tile_rows = 16, tile_words = 256, tile_depth = 32, line_words = 16;
   static constexpr int step_words = pieces * 2 * tile_words;  // of a panel of B
   static constexpr int block_rows = 256;                      // of A and C
-  static constexpr int block_steps = pieces == 1 ? 32 : 16;   // of depth, in tiles
+  static constexpr int block_steps = 16;                      // of depth, in tiles
   static constexpr std::int64_t near_bytes = 1 << 19;         // what stays in the second cache by itself
   static constexpr int edge_words = 2 * tile_rows * panel_columns;
 
@@ -226,10 +234,10 @@ struct AmxProducts {
     }
   }
 
-  /// C = A B or C += A B for `height` x 2 tiles of sums; `a_tile_row`: words from one row of tiles to the next.
+  /// C = A B + row or C += A B for `height` x 2 tiles of sums; `row` may be null; `a_tile_row`: words from one row of tiles to the next.
   template <int height>
   static void block(float* c, std::int64_t c_stride, const Packed* a, std::int64_t a_tile_row, const Packed* b,
-                    int steps, bool adds, const Packed* ahead, int lines) {
+                    int steps, bool adds, const float* row, const Packed* ahead, int lines) {
     constexpr int bytes = 64;  // of a row of a tile
     const auto stride = c_stride * static_cast<std::int64_t>(sizeof(float));
     // The intrinsics do not tell the compiler that they read and write memory.
@@ -246,14 +254,26 @@ struct AmxProducts {
         __builtin_prefetch(c + i * c_stride, 1);
         __builtin_prefetch(c + i * c_stride + tile_rows, 1);
       }
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
+      if (row) {  // all rows of a tile from the same place
+        _tile_loadd(0, row, 0);
+        _tile_loadd(1, row + tile_rows, 0);
+        _tile_loadd(2, row, 0);
+        _tile_loadd(3, row + tile_rows, 0);
+      } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+      }
     }
     const auto load_a = [&](int piece) {
-      _tile_loadd(4, a + piece * tile_words, bytes);
-      if constexpr (height == 2) _tile_loadd(5, a + a_tile_row + piece * tile_words, bytes);
+      if constexpr (pieces == 1) {  // read once for each panel of B, which is to stay in the first cache
+        _tile_stream_loadd(4, a, bytes);
+        if constexpr (height == 2) _tile_stream_loadd(5, a + a_tile_row, bytes);
+      } else {
+        _tile_loadd(4, a + piece * tile_words, bytes);
+        if constexpr (height == 2) _tile_loadd(5, a + a_tile_row + piece * tile_words, bytes);
+      }
     };
     const auto load_b = [&](int piece) {
       _tile_loadd(6, b + piece * 2 * tile_words, bytes);

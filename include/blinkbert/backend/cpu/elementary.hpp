@@ -5,6 +5,11 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #include <blinkbert/backend/cpu/pack.hpp>
 
@@ -38,6 +43,19 @@ inline Pack<double> exponential(Pack<double> x) {
   return x;
 }
 
+/// 1/d for d >= 1. Floats: by one step of Newton from the processor's estimate (14 bits) where there is one, to about one unit
+/// in the last place; a division takes as long as all the rest of GELU.
+template <class Real>
+Pack<Real> reciprocal(Pack<Real> d) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<Real, float>) {
+    const auto estimate = std::bit_cast<Pack<float>>(_mm512_rcp14_ps(std::bit_cast<__m512>(d)));
+    return estimate + estimate * (1.0f - d * estimate);
+  }
+#endif
+  return Real(1) / d;
+}
+
 inline constexpr double root_2_over_pi = 0.79788456080286535588;
 inline constexpr double gelu_cubic = 0.044715;
 
@@ -45,7 +63,7 @@ inline constexpr double gelu_cubic = 0.044715;
 template <class Real>
 Pack<Real> gelu_share(Pack<Real> h) {
   const Pack<Real> u = static_cast<Real>(root_2_over_pi) * (h + static_cast<Real>(gelu_cubic) * h * h * h);
-  return Real(1) / (Real(1) + exponential(Real(-2) * u));
+  return reciprocal<Real>(Real(1) + exponential(Real(-2) * u));
 }
 
 /// gelu(h) = h/2 (1 + tanh u).

@@ -131,6 +131,15 @@ void packed_tile(Real* c, std::int64_t c_stride, const Left& left, const Real* b
   }
 }
 
+/// C += row, for every row of C.
+template <class Real>
+void add_to_rows(Real* c, std::int64_t c_stride, const Real* row, int rows, int columns) {
+  for (int i = 0; i < rows; ++i) {
+    map_packs<Real>(
+        c + i * c_stride, columns, [](Pack<Real> sum, Pack<Real> more) { return sum + more; }, c + i * c_stride, row);
+  }
+}
+
 /// Products by the code of this file: what a multiplier has. It holds no state.
 template <class Real>
 struct OwnProducts {
@@ -159,11 +168,11 @@ struct OwnProducts {
                                std::min(columns, last * panel_columns) - first * panel_columns, depth);
   }
 
-  /// C = A B or C += A B. `finish(first row, last row)` is called for every block of rows as soon as it is complete, while it
+  /// C = A B + bias or C += A B; `bias` [columns], null = none. `finish(first row, last row)` is called for every block of rows as soon as it is complete, while it
   /// is still in a cache.
   template <class Finish>
   static void multiply(Real* c, std::int64_t c_stride, const Operand<Real>& a, const Real* packed, int rows,
-                       int columns, int depth, Result result, Real* room, const Finish& finish) {
+                       int columns, int depth, Result result, const Real* bias, Real* room, const Finish& finish) {
     const int passes = std::max(1, (depth + gemm_depth - 1) / gemm_depth), block = (depth + passes - 1) / passes;
     const bool reads_in_place = is_read_in_place(a);
     Real* packed_a = room;
@@ -194,6 +203,7 @@ struct OwnProducts {
           }
         }
       }
+      if (bias) add_to_rows(c + i * c_stride, c_stride, bias, block_rows, columns);
       finish(i, i + block_rows);
     }
   }
@@ -211,7 +221,7 @@ void multiply(Real* c, std::int64_t c_stride, const Operand<Real>& a, const Oper
   using Own = OwnProducts<Real>;
   Real* packed = room + Own::room_size(columns, depth);
   Own::pack(packed, b, columns, depth, 0, (columns + Own::panel_columns - 1) / Own::panel_columns);
-  Own::multiply(c, c_stride, a, packed, rows, columns, depth, result, room, NoFinish{});
+  Own::multiply(c, c_stride, a, packed, rows, columns, depth, result, nullptr, room, NoFinish{});
 }
 
 template <class Real>

@@ -23,11 +23,12 @@ namespace cpu_detail {
 /// Rows for a thread from which on A is split: fewer, and each thread reads all of A and its own part of B.
 inline constexpr int least_rows = 4 * gemm_tile_rows;
 
-/// C [rows, columns] = or += A B on all threads. `finish(first row, last row, first column, last column)` is called for every
-/// block of C that is complete. Where `is_weight`, a device that keeps weights packs B once.
+/// C [rows, columns] = A B + bias, or += A B, on all threads; `bias` [columns], null = none. `finish(first row, last row,
+/// first column, last column)` is called for every block of C that is complete. Where `is_weight`, a device that keeps
+/// weights packs B once.
 template <class Multiplier, class Real, class Finish>
 void product_by(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, const Operand<Real>& b, int depth,
-                Result result, bool is_weight, const Finish& finish) {
+                Result result, bool is_weight, std::type_identity_t<const Real*> bias, const Finish& finish) {
   using Packed = typename Multiplier::Packed;
   const int rows = c.extent(0), columns = c.extent(1);
   const int panels = (columns + Multiplier::panel_columns - 1) / Multiplier::panel_columns;
@@ -48,23 +49,24 @@ void product_by(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, 
   Packed* room = cpu.template workspace<Packed>(room_size * chunks + (kept ? 0 : packed_size));
   Packed* own = room + room_size * chunks;
   const Packed* packed = kept ? kept : own;
+  // The part of C from (first row, first column) on, by one thread.
+  const auto multiply = [&](int first_row, int last_row, int first_panel, int last_panel, int chunk) {
+    const int first = first_panel * Multiplier::panel_columns;
+    const int last = std::min(columns, last_panel * Multiplier::panel_columns);
+    Multiplier::multiply(c.data() + std::int64_t{first_row} * columns + first, columns, a.at(first_row, 0),
+                         Multiplier::panel(packed, first_panel, depth), last_row - first_row, last - first, depth,
+                         result, bias ? bias + first : nullptr, room + chunk * room_size,
+                         [&](int begin, int end) { finish(first_row + begin, first_row + end, first, last); });
+  };
   if (chunks > 1 && rows < chunks * least_rows && panels >= chunks) {
     cpu.for_chunks(panels, chunks, [&](int first_panel, int last_panel, int chunk) {
-      const int first = first_panel * Multiplier::panel_columns;
-      const int last = std::min(columns, last_panel * Multiplier::panel_columns);
       if (!kept) Multiplier::pack(own, b, columns, depth, first_panel, last_panel);
-      Multiplier::multiply(c.data() + first, columns, a, Multiplier::panel(packed, first_panel, depth), rows,
-                           last - first, depth, result, room + chunk * room_size,
-                           [&](int first_row, int last_row) { finish(first_row, last_row, first, last); });
+      multiply(0, rows, first_panel, last_panel, chunk);
     });
     return;
   }
   if (!kept) pack_all(own);
-  cpu.for_chunks(rows, chunks, [&](int first, int last, int chunk) {
-    Multiplier::multiply(c.data() + std::int64_t{first} * columns, columns, a.at(first, 0), packed, last - first,
-                         columns, depth, result, room + chunk * room_size,
-                         [&](int first_row, int last_row) { finish(first + first_row, first + last_row, 0, columns); });
-  });
+  cpu.for_chunks(rows, chunks, [&](int first, int last, int chunk) { multiply(first, last, 0, panels, chunk); });
 }
 
 #if defined(BLINKBERT_WITH_ONEDNN)
@@ -77,21 +79,18 @@ inline bool is_for_onednn(int rows, int columns, int depth, const Operand<float>
 #endif
 
 #if defined(BLINKBERT_HAS_AMX)
-/// Whether the product of floats on the matrix units is the faster one: where packing is little beside multiplying, or where
-/// reading B is most of it.
+/// Whether the product of floats on the matrix units is the faster one: with large weights.
 inline bool is_for_matrix_units(int rows, int columns, int depth, const Operand<float>& a) {
-  constexpr std::int64_t large = 1 << 15;
   const bool is_transposed = a.column_stride != 1;
-  const bool is_worth_it =
-      is_transposed ? std::int64_t{rows} * columns >= large : rows >= 32 || std::int64_t{columns} * depth >= large;
-  return columns >= 64 && depth >= 64 && is_worth_it && may_use_amx();
+  const std::int64_t weight = std::int64_t{columns} * (is_transposed ? rows : depth);
+  return columns >= 64 && depth >= 64 && weight >= 1 << 15 && may_use_amx();
 }
 #endif
 
 /// The product by the code that is right for it.
 template <class Real, class Finish>
 void product(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, const Operand<Real>& b, int depth,
-             Result result, bool is_weight, const Finish& finish) {
+             Result result, bool is_weight, std::type_identity_t<const Real*> bias, const Finish& finish) {
   if constexpr (std::is_same_v<Real, float>) {
     constexpr int least = 32;  // slivers stay in float
     const int rows = c.extent(0), columns = c.extent(1);
@@ -99,25 +98,25 @@ void product(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, con
 #if defined(BLINKBERT_HAS_AMX)
     if (cpu.products() >= Products::amx) {
       if (in_bf16 && may_use_amx()) {
-        return product_by<AmxProducts<1>>(cpu, c, a, b, depth, result, is_weight, finish);
+        return product_by<AmxProducts<1>>(cpu, c, a, b, depth, result, is_weight, bias, finish);
       }
       if (!in_bf16 && is_for_matrix_units(rows, columns, depth, a)) {
-        return product_by<AmxProducts<3>>(cpu, c, a, b, depth, result, is_weight, finish);
+        return product_by<AmxProducts<3>>(cpu, c, a, b, depth, result, is_weight, bias, finish);
       }
     }
 #endif
 #if defined(BLINKBERT_WITH_ONEDNN)
     if (cpu.products() >= Products::onednn) {
       if (in_bf16) {
-        return product_by<OneDnnProducts<Bf16Factors>>(cpu, c, a, b, depth, result, is_weight, finish);
+        return product_by<OneDnnProducts<Bf16Factors>>(cpu, c, a, b, depth, result, is_weight, bias, finish);
       }
       if (is_for_onednn(rows, columns, depth, a)) {
-        return product_by<OneDnnProducts<FloatFactors>>(cpu, c, a, b, depth, result, is_weight, finish);
+        return product_by<OneDnnProducts<FloatFactors>>(cpu, c, a, b, depth, result, is_weight, bias, finish);
       }
     }
 #endif
   }
-  product_by<OwnProducts<Real>>(cpu, c, a, b, depth, result, is_weight, finish);
+  product_by<OwnProducts<Real>>(cpu, c, a, b, depth, result, is_weight, bias, finish);
 }
 
 }  // namespace cpu_detail
@@ -151,22 +150,19 @@ std::string Cpu<Real>::describe_products() const {
 
 template <class Real>
 void run(Cpu<Real>& cpu, const LinearForward<Real>& op) {
-  using cpu_detail::Pack;
   op.check();
   const int in = op.x.extent(1), out = op.weight.extent(0);
   const View<Real, 2> h = op.pre_activation ? op.pre_activation : op.y;
   const auto finish = [&](int first_row, int last_row, int first_column, int last_column) {
+    if (op.activation == Activation::none) return;
     for (int t = first_row; t < last_row; ++t) {
-      const std::int64_t begin = std::int64_t{t} * out + first_column, width = last_column - first_column;
-      Real* row = h.data() + begin;
-      cpu_detail::map_packs<Real>(
-          row, width, [](Pack<Real> sum, Pack<Real> bias) { return sum + bias; }, row, op.bias.data() + first_column);
-      if (op.activation == Activation::gelu)
-        cpu_detail::map_packs<Real>(op.y.data() + begin, width, cpu_detail::gelu<Real>, row);
+      const std::int64_t begin = std::int64_t{t} * out + first_column;
+      cpu_detail::map_packs<Real>(op.y.data() + begin, last_column - first_column, cpu_detail::gelu<Real>,
+                                  h.data() + begin);
     }
   };
   cpu_detail::product(cpu, h, cpu_detail::as_is(op.x.data(), in), cpu_detail::transposed(op.weight.data(), in), in,
-                      cpu_detail::Result::overwrite, true, finish);
+                      cpu_detail::Result::overwrite, true, op.bias.data(), finish);
 }
 
 template <class Real>
@@ -190,7 +186,7 @@ void run(Cpu<Real>& cpu, const LinearInputGradient<Real>& op) {
     }
   };
   cpu_detail::product(cpu, op.dx, cpu_detail::as_is(op.dy.data(), out), cpu_detail::as_is(op.weight.data(), in), out,
-                      adds ? cpu_detail::Result::add : cpu_detail::Result::overwrite, false, finish);
+                      adds ? cpu_detail::Result::add : cpu_detail::Result::overwrite, false, nullptr, finish);
 }
 
 template <class Real>
@@ -198,7 +194,8 @@ void run(Cpu<Real>& cpu, const LinearWeightGradient<Real>& op) {
   op.check();
   const int T = op.x.extent(0), in = op.x.extent(1), out = op.dy.extent(1);
   cpu_detail::product(cpu, op.dweight.view(), cpu_detail::transposed(op.dy.data(), out),
-                      cpu_detail::as_is(op.x.data(), in), T, cpu_detail::Result::add, false, [](int, int, int, int) {});
+                      cpu_detail::as_is(op.x.data(), in), T, cpu_detail::Result::add, false, nullptr,
+                      [](int, int, int, int) {});
   // A few packs of columns at a time, so that their sums stay in registers.
   constexpr int packs = 4, width = packs * cpu_detail::pack_size<Real>;
   const int blocks = (out + width - 1) / width;

@@ -277,7 +277,7 @@ struct OneDnnProducts {
 
   template <class Finish>
   static void multiply(float* c, std::int64_t c_stride, const Operand<float>& a, const Packed* packed, int rows,
-                       int columns, int depth, Result result, Packed* room, const Finish& finish) {
+                       int columns, int depth, Result result, const float* bias, Packed* room, const Finish& finish) {
     static thread_local OneDnn products;
     const int width = Factors::row_of_a(depth), padded_depth = Factors::is_bf16 ? 2 * width : depth;
     const bool adds = result == Result::add;
@@ -301,6 +301,7 @@ struct OneDnnProducts {
               edge + std::int64_t{ii} * columns, c + (i + ii) * c_stride);
         }
       }
+      if (bias) add_to_rows(c + i * c_stride, c_stride, bias, count, columns);
       finish(i, i + count);
     }
   }
