@@ -12,9 +12,11 @@
 #include <cctype>
 #include <charconv>
 #include <chrono>
+#include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <iostream>
 #include <optional>
@@ -90,19 +92,28 @@ inline void stop_on_signals() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
-/// One line on a terminal, rewritten in place; nothing where stderr is no terminal. Fifteen lines of our own, since the
-/// libraries for this bring threads and cursor control that a single line does not need.
+/// A length of time for people: "95 s", "12 min", "3 h 20 min".
+inline std::string rounded_time(double seconds) {
+  if (seconds < 100) return blinkbert::text(std::lround(seconds), " s");
+  const long minutes = std::lround(seconds / 60);
+  if (minutes < 100) return blinkbert::text(minutes, " min");
+  return blinkbert::text(minutes / 60, " h ", minutes % 60, " min");
+}
+
+/// One line on a terminal, rewritten in place; nothing where stderr is none, or one that cannot. Twenty lines of our own,
+/// since the libraries for this bring threads and cursor control that a single line does not need.
 class ProgressLine {
  public:
   explicit ProgressLine(bool is_wanted)
-      : is_shown_(is_wanted && isatty(STDERR_FILENO) != 0 && std::getenv("CI") == nullptr) {}
+      : is_shown_(is_wanted && isatty(STDERR_FILENO) != 0 && std::getenv("CI") == nullptr && !is_dumb()) {}
   ~ProgressLine() { clear(); }
 
   void show(const std::function<std::string()>& line) {
     const auto now = std::chrono::steady_clock::now();
     if (!is_shown_ || now - last_ < std::chrono::milliseconds(100)) return;
     last_ = now;
-    std::fprintf(stderr, "\r\033[K%s", line().c_str());
+    // Without wrapping: of a line longer than the terminal is wide, the terminal leaves out the end.
+    std::fprintf(stderr, "\r\033[K\033[?7l%s\033[?7h", line().c_str());
   }
   bool is_shown() const { return is_shown_; }
   void clear() const {
@@ -110,6 +121,11 @@ class ProgressLine {
   }
 
  private:
+  static bool is_dumb() {
+    const char* const terminal = std::getenv("TERM");
+    return terminal == nullptr || std::string_view(terminal) == "dumb";
+  }
+
   bool is_shown_;
   std::chrono::steady_clock::time_point last_{};
 };

@@ -185,7 +185,7 @@ void print(std::ostream& out, const Json& report) {
     return;
   }
   const Json& test = report["test"];
-  out << "\nScores of " << test["drivers"].size() << " held-out drivers (" << test["windows"] << " windows, "
+  out << "\nScores of " << held_out_drivers(test) << " (" << test["windows"] << " windows, "
       << (report["backbone"].get<std::string>().empty() ? "from scratch" : "pre-trained backbone") << ", best epoch "
       << report["best_epoch"] << ").\n"
       << "kpi: balanced accuracy over the levels. bsa, va: share of windows, of recordings with the right level;\n"

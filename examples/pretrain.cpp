@@ -168,8 +168,8 @@ void print(std::ostream& out, const Json& report) {
     return;
   }
   const Json& test = report["test"];
-  out << "\nMasked rows of " << test["drivers"].size() << " held-out drivers (" << test["rows"].get<std::int64_t>()
-      << " rows of " << test["windows"] << " windows, best epoch " << report["best_epoch"] << ").\n"
+  out << "\nMasked rows of " << held_out_drivers(test) << " (" << test["rows"].get<std::int64_t>() << " rows of "
+      << test["windows"] << " windows, best epoch " << report["best_epoch"] << ").\n"
       << "Share of each feature's variance that the squared error leaves; 1.00 = the mean of the test rows. [95 % over "
          "drivers]\n"
       << "* sees unmasked rows, more than the model does.\n";

@@ -38,6 +38,12 @@ inline std::string fixed_interval(const Json& interval, int digits) {
   return " [" + fixed(interval[0], digits) + ", " + fixed(interval[1], digits) + "]";
 }
 
+/// "5 held-out drivers", of a report's part on the test.
+inline std::string held_out_drivers(const Json& test) {
+  const std::size_t count = test["drivers"].size();
+  return std::to_string(count) + " held-out driver" + (count == 1 ? "" : "s");
+}
+
 /// A field of a CSV row, quoted where it has to be.
 inline std::string csv_field(const std::string& field) {
   if (field.find_first_of(",\"\r\n") == field.npos) return field;

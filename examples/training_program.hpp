@@ -232,7 +232,7 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
               line << "epoch " << report.epoch << '/' << config.train.epochs << "  step " << report.step_in_epoch << '/'
                    << report.steps_per_epoch << "  loss " << std::setprecision(4) << report.loss << "  "
                    << static_cast<std::int64_t>(rows_in_epoch / epoch_time.seconds()) << " rows/s  at most "
-                   << static_cast<int>(left) << " s left";
+                   << rounded_time(left) << " left";
               return line.str();
             });
           },
@@ -263,7 +263,12 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
               progress.clear();
               std::cerr << "epoch " << report.epoch << "  training loss " << std::setprecision(4)
                         << report.training_loss;
-              for (const auto& [name, value] : report.validation) std::cerr << "  " << name << ' ' << value;
+              // Those that can be monitored: the line stays short, and metrics.jsonl has all.
+              for (const auto& [name, value] : report.validation) {
+                const auto& names = Spelling<Monitor>::names;
+                if (std::find(names.begin(), names.end(), name) != names.end())
+                  std::cerr << "  " << name << ' ' << value;
+              }
               std::cerr << (report.is_best ? "  best\n" : "\n");
             }
             epoch_time = {};
@@ -282,8 +287,8 @@ bool train_in_folder(Workshop<Stage>& shop, Trainer<Stage>& trainer, RunFolder& 
   save();
   progress.clear();
   if (!flags.is_quiet) {
-    std::cerr << "interrupted after step " << trainer.state().step << "; go on with --resume --out "
-              << folder.path().string() << '\n';
+    std::cerr << "interrupted after step " << trainer.state().step << ", saved in " << folder.path().string()
+              << "; the same call with --resume goes on\n";
   }
   return false;
 }

@@ -6,9 +6,9 @@
 # A mutant is a line of tests/mutants/BACKEND.sh: op, file, sed expression, what it breaks. Its test is tests/ops/OP_test.cpp,
 # compiled for the CPU, or for the CUDA kernels on the emulator. The backend "branches" is what orders the two branches of a
 # CUDA device: OP is train or cuda, its test tests/OP/branches_test.cpp, and CUDA's headers are needed (CUDA_HOME); "products" is
-# what multiplies on the matrix units: OP is backend, its test tests/backend/products_test.cpp. The script
-# fails if a mutant survives, if a sed expression changes nothing, if a mutant does not compile, or if a test is red without any
-# fault. Prints a table "op, mutation, caught". Not part of CI: some 270 compilations.
+# what multiplies on the matrix units: OP is backend, its test tests/backend/products_test.cpp. The script fails if a mutant
+# survives, if a sed expression changes nothing, if a mutant does not compile, or if a test is red without any fault. Prints a
+# table "op, mutation, caught". Not part of CI: some 400 compilations.
 set -u
 
 {  # one group: read to its end before anything runs, so that editing the file does not disturb a run

@@ -20,8 +20,6 @@ try:
 except ImportError as error:
     sys.exit(f"jax_step.py: {error}; install JAX for it: bash benchmarks/peers/install.sh jax")
 
-B1, B2 = 0.9, 0.999
-
 
 class Ops:
     reshape, transpose, where, matmul = map(staticmethod, (jnp.reshape, jnp.transpose, jnp.where, jnp.matmul))
@@ -75,12 +73,12 @@ def make_functions(flags, dropout):
         value, gradients = value_and_grad(parameters, batch, jax.random.key(seed, impl="unsafe_rbg"))
         norm = jnp.sqrt(sum(jnp.sum(g * g) for g in gradients.values()))
         scale = jnp.minimum(1.0, step_peer.CLIP / norm)
-        correction1, correction2 = 1 - B1**t, 1 - B2**t
+        correction1, correction2 = 1 - step_peer.BETA1**t, 1 - step_peer.BETA2**t
         new = {}, {}, {}
         for name, p in parameters.items():
             g = gradients[name] * scale
-            m = B1 * moments[name] + (1 - B1) * g
-            v = B2 * squares[name] + (1 - B2) * g * g
+            m = step_peer.BETA1 * moments[name] + (1 - step_peer.BETA1) * g
+            v = step_peer.BETA2 * squares[name] + (1 - step_peer.BETA2) * g * g
             decay = step_peer.RATE * step_peer.WEIGHT_DECAY if array_model.is_matrix(name, p.shape) else 0
             update = step_peer.RATE / correction1 * m / (jnp.sqrt(v / correction2) + step_peer.EPSILON)
             for target, value_of in zip(new, ((1 - decay) * p - update, m, v)):

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 import measure
 
-RATE, WEIGHT_DECAY, CLIP, EPSILON = 6.2e-4, 0.0095, 1.0, 1e-8
+RATE, WEIGHT_DECAY, CLIP = 6.2e-4, 0.0095, 1.0
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of AdamW
 # Of gradients. fp32: largest difference over the largest value of a tensor. Others: norm of the difference over
 # the norm; rounding alone reaches several per cent in small tensors, another formula some ten.
 TOLERANCES = {"fp64": 1e-5, "fp32": 1e-5, "tf32": 0.05, "bf16": 0.2}

@@ -21,8 +21,6 @@ try:
 except ImportError as error:
     sys.exit(f"tensorflow_step.py: {error}; install TensorFlow for it: bash benchmarks/peers/install.sh tensorflow")
 
-B1, B2 = 0.9, 0.999
-
 
 class Ops:
     reshape, transpose, where, matmul = map(staticmethod, (tf.reshape, tf.transpose, tf.where, tf.matmul))
@@ -71,7 +69,7 @@ class Step:
     def run(self, batch):
         loss, gradients = self.value_and_gradients(batch)
         gradients, _ = tf.clip_by_global_norm(gradients, step_peer.CLIP)
-        for power, base in zip(self.powers, (B1, B2)):
+        for power, base in zip(self.powers, (step_peer.BETA1, step_peer.BETA2)):
             power.assign(power * base)
         power1, power2 = (power.read_value() for power in self.powers)
         # The kernel adds epsilon to sqrt(v), where v is not corrected for its start yet.
@@ -82,8 +80,8 @@ class Step:
             number = p.dtype
             tf.raw_ops.ResourceApplyAdam(
                 var=p.handle, m=m.handle, v=v.handle, beta1_power=power1, beta2_power=power2,
-                lr=tf.constant(step_peer.RATE, number), beta1=tf.constant(B1, number), beta2=tf.constant(B2, number),
-                epsilon=epsilon, grad=g)
+                lr=tf.constant(step_peer.RATE, number), beta1=tf.constant(step_peer.BETA1, number),
+                beta2=tf.constant(step_peer.BETA2, number), epsilon=epsilon, grad=g)
         return loss
 
 

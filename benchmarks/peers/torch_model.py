@@ -23,7 +23,10 @@ def settings_of(flags, hidden, head_rows):
     return {
         "model": {"width": flags.E, "heads": flags.heads, "blocks": flags.blocks, "norm": flags.norm,
                   "upscaling": flags.upscaling, "position": "learned", "max_length": flags.L},
-        "head": {"hidden": hidden, "batch_norm": True, "rows": head_rows},
+        "head": {"hidden": hidden, "batch_norm": True, "rows": head_rows, "pool": "last"},
+        "data": {"window_statistics": False},
+        "train": {"loss": "squared"},
+        "labels": {"edges": []},
     }
 
 

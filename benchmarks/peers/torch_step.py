@@ -78,8 +78,8 @@ class Step:
             loss = torch.compile(loss, dynamic=False, mode=mode)
         self.loss = loss
         self.uses_autocast = dtype == "bf16" and not self.has_narrow_parameters
-        self.optimizer = torch.optim.AdamW(groups, lr=step_peer.RATE, eps=step_peer.EPSILON, fused=True,
-                                           capturable=flags.graph == 1)
+        self.optimizer = torch.optim.AdamW(groups, lr=step_peer.RATE, betas=(step_peer.BETA1, step_peer.BETA2),
+                                           eps=step_peer.EPSILON, fused=True, capturable=flags.graph == 1)
         self.graph = None
 
     def attention(self):

@@ -221,7 +221,8 @@ class Runner {
         if (run.state == RunState::finished) ++done;
       }
       const std::size_t unplanned = plan_->unplanned();
-      std::string line = text(done, " of ", plan_->runs().size() + unplanned, " runs done, ", jobs_.size(), " running");
+      std::string line = text(done, " of ", plan_->runs().size() + unplanned, " runs done, ", jobs_.size(),
+                              stop_requested ? " stopping" : " running");
       // Time left: what is left of each stage at the mean time of its runs so far; unknown stages count as the other one.
       double sum = 0, count = 0;
       for (const auto& [task, times] : seconds_)
@@ -235,7 +236,7 @@ class Runner {
                             : std::accumulate(times.begin(), times.end(), 0.0) / static_cast<double>(times.size());
           seconds += mean * static_cast<double>(runs);
         }
-        line += text(", about ", static_cast<int>(seconds / flags_.jobs), " s left");
+        line += text(", about ", rounded_time(seconds / flags_.jobs), " left");
       }
       if (!jobs_.empty()) line += ": " + plan_->run(jobs_.begin()->second.id).title;
       return line;

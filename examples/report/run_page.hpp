@@ -51,7 +51,7 @@ inline std::string run_page(const blinkbert::RunFolder& folder, const std::strin
   } else if (is_pretraining) {
     const Json& test = result["test"];
     body += section(
-        "Masked rows of " + std::to_string(test["drivers"].size()) + " held-out drivers",
+        "Masked rows of " + held_out_drivers(test),
         paragraph(fixed(test["rows"], 0) + " masked rows of " + fixed(test["windows"], 0) + " windows.") +
             figures(
                 masked_rows_figure(test["features"], "bounded",
@@ -74,7 +74,7 @@ inline std::string run_page(const blinkbert::RunFolder& folder, const std::strin
             .html() +
         scores_figure("Predicted against true score", predictions, config.labels).html();
     for (const Figure& figure : over_time_figures({{"model", predictions}}, config.labels)) drawn += figure.html();
-    body += section("Scores of " + std::to_string(test["drivers"].size()) + " held-out drivers",
+    body += section("Scores of " + held_out_drivers(test),
                     table(rows) + figures(drawn) + "<h2>By driver</h2>\n" + drivers_table(test["model"]["drivers"]));
   }
   const std::string importances = importance_figures(folder.path());

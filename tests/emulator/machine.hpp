@@ -54,15 +54,15 @@ std::vector<T> values_of(const View<T, Rank>& view) {
 
 inline constexpr std::uint64_t seeds = 16;  // schedules of every kernel
 
-/// "file.cpp:12" of the line that carries the remark `<- what`.
-inline std::string line_with(const char* file, const std::string& what) {
-  std::ifstream source(file);
-  const std::string path = file;
+/// "file.cpp:12" of the line that carries the remark `<- what`, in a file of tests/emulator.
+inline std::string line_with(const std::string& file, const std::string& what) {
+  const std::string name = file.substr(file.find_last_of('/') + 1);
+  std::ifstream source(std::string(BLINKBERT_SOURCE_DIR "/tests/emulator/") + name);
   std::string line, found;
   for (int number = 1; std::getline(source, line); ++number) {
     if (!line.ends_with("// <- " + what)) continue;
     if (!found.empty()) throw std::logic_error("two lines with the remark: " + what);
-    found = text(path.substr(path.find_last_of('/') + 1), ':', number);
+    found = text(name, ':', number);
   }
   if (found.empty()) throw std::logic_error("no line with the remark: " + what);
   return found;

@@ -106,6 +106,12 @@ mutant mean_rows $cpu/mean_rows.hpp 's#sums\[e\] / length)#sums[e] / op.L)#' 'di
 mutant mean_rows $cpu/mean_rows.hpp 's#length > 0 ? static_cast<Real>(sums\[e\] / length) : Real(0)#static_cast<Real>(sums[e] / length)#' 'no rows are no zeros'
 mutant mean_rows $cpu/mean_rows.hpp 's#dy\[e\] / static_cast<Real>(length)#dy[e]#' 'backward without the share'
 mutant mean_rows $cpu/mean_rows.hpp 's#t % op.L >= length#false#' 'a gradient at padded rows'
+mutant mean_rows $cpu/mean_rows.hpp 's#{b} \* op.L + l) \* E#{b} * op.L) * E#' 'the first row in the place of all'
+mutant mean_rows $cpu/mean_rows.hpp 's#sums\[e\] += #sums[e] = #' 'the last row instead of the sum'
+mutant mean_rows $cpu/mean_rows.hpp 's#std::fill_n(sums, E, 0.0);##' 'rows of the sequence before count'
+mutant mean_rows $cpu/mean_rows.hpp 's#dy\[e\] / static_cast<Real>(length)#dy[e] / static_cast<Real>(op.L)#' 'backward divided by the rows with padding'
+mutant mean_rows $cpu/mean_rows.hpp 's#b = t / op.L, length#b = t % op.lengths.extent(0), length#' 'backward of another sequence'
+mutant mean_rows $cpu/mean_rows.hpp 's#t % op.L >= length#t % op.L > length#' 'a gradient at the first padded row'
 
 # --- append_statistics -------------------------------------------------------------------------------------------------
 mutant append_statistics $cpu/append_statistics.hpp 's#if (!is_visible(l)) continue;##' 'hidden rows count'
@@ -114,6 +120,12 @@ mutant append_statistics $cpu/append_statistics.hpp 's#op.visible(b, l / 32) >> 
 mutant append_statistics $cpu/append_statistics.hpp 's#std::abs(value)#value#' 'no absolute value'
 mutant append_statistics $cpu/append_statistics.hpp 's#n < N \&\& count > 0; ++n#n < N; ++n#' 'no visible rows are no zeros'
 mutant append_statistics $cpu/append_statistics.hpp 's#if (l >= length) {#if (false) {#' 'padded rows written as real ones'
+mutant append_statistics $cpu/append_statistics.hpp 's#>> l % 32#>> l % 31#' 'the wrong bit of a word'
+mutant append_statistics $cpu/append_statistics.hpp 's#std::sqrt(sums\[2 \* N + n\] / count)#std::sqrt(sums[2 * N + n] / std::max(count - 1, 1))#' 'deviations divided by one row less'
+mutant append_statistics $cpu/append_statistics.hpp 's#static_cast<Real>(sums\[n\] / count)#static_cast<Real>(sums[n] / length)#' 'mean divided by hidden rows too'
+mutant append_statistics $cpu/append_statistics.hpp 's#std::fill_n(sums, 3 \* N, 0.0)#std::fill_n(sums, 2 * N, 0.0)#' 'deviations of the sequence before count'
+mutant append_statistics $cpu/append_statistics.hpp 's#std::fill_n(y, statistics_inputs \* N, Real(0))#std::fill_n(y, N, Real(0))#' 'statistics of padded rows not written'
+mutant append_statistics $cpu/append_statistics.hpp 's#std::fill_n(y + N, 3 \* N, Real(0));##' 'statistics of no visible rows not written'
 
 # --- activation --------------------------------------------------------------------------------------------------------
 mutant activation $cpu/activation.hpp 's#x\[f\] <= 0 ? Real(0) : x\[f\]#x[f]#' 'forward without ReLU'
@@ -152,6 +164,15 @@ mutant score_loss include/blinkbert/ops/score_loss.hpp 's#(j == k ? 1 : 0)#0#' '
 mutant score_loss include/blinkbert/ops/score_loss.hpp 's#if (j <= k) loss#if (j < k) loss#' 'ordinal: the last step does not count'
 mutant score_loss include/blinkbert/ops/score_loss.hpp 's#z(j) > most ? z(j) : most#z(0)#' 'softmax: largest output not subtracted'
 mutant score_loss include/blinkbert/ops/masked_loss.hpp 's#return 2 \* e;#return e;#' 'slope of the square halved'
+mutant score_loss $cpu/score_loss.hpp 's#(weight \* level_loss<Real>#(level_loss<Real>#' 'loss over levels without the weight'
+mutant score_loss $cpu/score_loss.hpp 's#op.weights(b)#op.weights(0)#' 'the weight of the first sequence for all'
+mutant score_loss $cpu/score_loss.hpp 's#j < op.edges.extent(0)#j + 1 < op.edges.extent(0)#' 'the last edge not read'
+mutant score_loss $cpu/score_loss.hpp 's#op.prediction(b, 0) - op.target(b)#op.target(b) - op.prediction(b, 0)#' 'error with the other sign'
+mutant score_loss include/blinkbert/ops/score_loss.hpp 's#(most - z(k))#-z(k)#' 'softmax: largest output not added again'
+mutant score_loss include/blinkbert/ops/score_loss.hpp 's#j < k ? -z(j) : z(j)#z(j)#' 'ordinal: a step upwards counted as one that was not taken'
+mutant score_loss include/blinkbert/ops/score_loss.hpp 's#-logistic(-z(j))#-logistic(z(j))#' 'ordinal: slope of a step upwards with the other sign inside'
+mutant score_loss include/blinkbert/ops/score_loss.hpp 's#: Number(0));#: logistic(z(j)));#' 'ordinal: slopes of steps above the level'
+mutant score_loss include/blinkbert/ops/score_loss.hpp 's#x > 0 ? x + log1p(exp(-x)) : log1p#log1p#' 'softplus overflows'
 
 # --- sum_of_squares ----------------------------------------------------------------------------------------------------
 mutant sum_of_squares $cpu/sum_of_squares.hpp 's#sum += gradient \* gradient#sum += gradient < 0 ? -gradient : gradient#' 'sum of sizes'

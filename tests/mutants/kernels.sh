@@ -112,6 +112,12 @@ mutant mean_rows $cuda/mean_rows.cuh 's#length > 0 ? sum\[j\] / static_cast<floa
 mutant mean_rows $cuda/mean_rows.cuh 's#t % op.L < length#true#' 'a gradient at padded rows'
 mutant mean_rows $cuda/mean_rows.cuh 's#static_cast<float>(chunk\[j\]) / static_cast<float>(length)#static_cast<float>(chunk[j])#' 'backward without the share'
 mutant mean_rows $cuda/mean_rows.cuh 's#mine.column; column < E;#mine.column; column + Chunk < E;#' 'the last chunk left out'
+mutant mean_rows $cuda/mean_rows.cuh 's#at(op.x, b \* op.L + l, column)#at(op.x, b * op.L, column)#' 'the first row in the place of all'
+mutant mean_rows $cuda/mean_rows.cuh 's#sum\[j\] / static_cast<float>(length)#sum[j] / static_cast<float>(op.L)#' 'divided by the rows with padding'
+mutant mean_rows $cuda/mean_rows.cuh 's#b < B; b += mine.row_step#b < B; b += B#' 'forward: rows beyond the grid left out'
+mutant mean_rows $cuda/mean_rows.cuh 's#t < T; t += mine.row_step#t < T; t += T#' 'backward: rows beyond the grid left out'
+mutant mean_rows $cuda/mean_rows.cuh 's#at(op.dy, b, column)#at(op.dy, t % op.dy.extent(0), column)#' 'backward of another sequence'
+mutant mean_rows $cuda/mean_rows.cuh 's#t % op.L < length#t % op.L <= length#' 'a gradient at the first padded row'
 
 # --- append_statistics ------------------------------------------------------------------------------------------------
 mutant append_statistics $cuda/append_statistics.cuh 's#if (!is_visible(l)) continue;##' 'hidden rows count'
@@ -119,6 +125,12 @@ mutant append_statistics $cuda/append_statistics.cuh 's#(x(l) - mean) \* (x(l) -
 mutant append_statistics $cuda/append_statistics.cuh 's#value < 0 ? -value : value#value#' 'no absolute value'
 mutant append_statistics $cuda/append_statistics.cuh 's#l < length;#l + 1 < length;#' 'the last row left out'
 mutant append_statistics $cuda/append_statistics.cuh 's#n += threads()#n += 2 * threads()#' 'every second turn of a thread left out'
+mutant append_statistics $cuda/append_statistics.cuh 's#op.visible, b, l / 32#op.visible, b, 0#' 'only the first word of visible rows read'
+mutant append_statistics $cuda/append_statistics.cuh 's#count > 0 ? 1 / static_cast<float>(count) : 0#1 / static_cast<float>(count)#' 'no visible rows are no zeros'
+mutant append_statistics $cuda/append_statistics.cuh 's#1 / static_cast<float>(count)#1 / static_cast<float>(length)#' 'divided by hidden rows too'
+mutant append_statistics $cuda/append_statistics.cuh 's#sqrtf(squares \* share)#squares * share#' 'the square of the deviation'
+mutant append_statistics $cuda/append_statistics.cuh 's#is_real ? static_cast<Real>(statistics\[i\]) : zero#static_cast<Real>(statistics[i])#' 'statistics in padded rows'
+mutant append_statistics $cuda/append_statistics.cuh 's#(i + 1) \* N + n#(3 - i) * N + n#' 'statistics in the wrong order'
 
 # --- zero_padding -----------------------------------------------------------------------------------------------------
 mutant zero_padding $cuda/zero_padding.cuh 's#if (is_kept \&\& is_in_place) continue;#if (is_in_place) continue;#' 'padded rows not written in place'
@@ -176,6 +188,12 @@ mutant score_loss $cuda/score_loss.cuh 's#sum += weight \* loss_value#sum += los
 mutant score_loss $cuda/score_loss.cuh 's#op.edges, j)) <= target#op.edges, j)) < target#' 'an edge belongs to the level below'
 mutant score_loss $cuda/score_loss.cuh 's#if (op.dprediction) store#if (op.dprediction \&\& slope != 0) store#' 'zeros not written'
 mutant score_loss $dev/warp.hpp '/store(at(scratch, warp()), value);/{n;d}' 'no barrier before the warps are added up'
+mutant score_loss $cuda/score_loss.cuh 's#weight \* level_loss<float>#level_loss<float>#' 'loss over levels without the weight'
+mutant score_loss $cuda/score_loss.cuh 's#j < op.edges.extent(0)#j < O#' 'softmax: an edge beyond the last'
+mutant score_loss $cuda/score_loss.cuh 's#at(op.prediction, b, j)#at(op.prediction, b, 0)#' 'the first output for all'
+mutant score_loss $cuda/score_loss.cuh 's#at(op.target, b)#at(op.target, thread())#' 'the first target of a thread for all its sequences'
+mutant score_loss $cuda/score_loss.cuh 's#z(0) - target#target - z(0)#' 'error with the other sign'
+mutant score_loss $cuda/score_loss.cuh 's#for (int j = 0; j < O; ++j) write(j, 0)#write(0, 0)#' 'only the first output of an empty sequence written'
 
 # --- sum_of_squares ---------------------------------------------------------------------------------------------------
 mutant sum_of_squares $cuda/sum_of_squares.cuh 's#segment.entry().trains_at(step)#true#' 'frozen segments take part'

@@ -13,8 +13,11 @@ The error of a tensor is its largest difference over the largest value of the re
 float arithmetic of a few dozen operations, each about 6e-8, with room for cancellation in the sums of a gradient.
 Gradients that are zero by construction are compared absolutely:
   the key part of each `in_proj_bias`: it moves all scores of a query by the same amount, which softmax does not see; at
-      most 1e-6 of the largest gradient in the key part of `in_proj_weight`, a sum over the same rows;
+      most 1e-6 of the sum of its terms' sizes, one term a row;
   rows of `position.weight` that no sequence reaches: exactly zero.
+
+Every key of a checkpoint's configuration is either in COMPARED, and the values that met PyTorch are printed, or in
+NOT_COMPARED with the reason; a key in neither fails.
 
 --self-check then changes one weight of every tensor of a checkpoint in turn, on the side of PyTorch only, and demands
 that the comparison fails.
@@ -28,6 +31,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import textwrap
 from dataclasses import dataclass, field
 
 sys.dont_write_bytecode = True
@@ -64,6 +68,36 @@ SMALL = {
     "model.heads": 3, "head.hidden": [10], "train.epochs": 1, "train.batch": 16, "train.warmup": 0, "train.rate": 5e-3,
 }
 NINE = {"data.calibration": "none"}
+# Rows and windows as the recipe for real recordings makes them (examples/configs): 4 features and an increment.
+RECIPE = {
+    "data.features": ["duration_ms", "amplitude", "closing_velocity", "interval_s"], "data.increments": ["interval_s"],
+    "data.transform": "asinh", "data.transform_scale": [5, 1, 1, 1, 20], "data.calibration": "none",
+    "data.scaler": "uncentred", "data.scaler_weight": "recording", "data.window_statistics": True,
+    "splits.fractions": [0.8, 0, 0.2], "train.monitor": "none", "model.width": 32, "model.blocks": 1, "model.heads": 4,
+}
+
+# What outputs, losses and gradients depend on.
+COMPARED = {
+    "data.window_statistics", "model.upscaling", "model.width", "model.blocks", "model.heads", "model.last_block",
+    "model.norm", "model.position", "model.max_length", "head.hidden", "head.batch_norm", "head.rows", "head.pool",
+    "labels.edges", "train.loss",
+}
+NOT_COMPARED = {
+    "the arrays are rows as the model reads them, already transformed, scaled and masked": [
+        "data.features", "data.recording", "data.driver", "data.label", "data.quality", "data.missing",
+        "data.increments", "data.transform", "data.transform_scale", "data.calibration", "data.calibration_blinks",
+        "data.scaler", "data.scaler_weight", "data.tail_bound", "data.window", "data.stride",
+        "data.evaluation_stride", "data.min_length", "splits.*", "mask.rate", "mask.actions", "mask.value",
+        "mask.noise", "mask.count", "mask.hide"],
+    "evaluation mode": ["model.dropout", "head.dropout"],
+    "`parity` takes all weights of a loss as 1, and a loss on values themselves as the square": [
+        "mask.calibration_weight", "train.recording_weights", "train.huber_delta"],
+    "one pass, no training": [
+        "train.epochs", "train.batch", "train.patience", "train.monitor", "train.rate", "train.warmup", "train.decay",
+        "train.weight_decay", "train.accumulate", "train.clip", "train.seed", "train.precision",
+        "train.checkpoint_seconds", "train.graph", "train.freeze", "train.unfreeze"],
+    "metrics": ["labels.range", "labels.bands"],
+}
 
 
 def all_cases():
@@ -91,6 +125,11 @@ def all_cases():
         ("published size", "attention_linear", "post",
          {"model.width": 512, "model.heads": 4, "model.blocks": 4, "data.window": 30, "head.hidden": [64],
           "train.batch": 64, "train.rate": 6.2e-4}),
+        ("window statistics", "attention_linear", "post", {"data.window_statistics": True}),
+        ("window statistics, width 81", "attention_concatenation", "pre",
+         {"data.window_statistics": True, "model.width": 81}),
+        ("window statistics of 9, width 36", "none", "post",
+         {**NINE, "data.window_statistics": True, "model.width": 36}),
     ]
     for name, upscaling, norm, keys in more:
         for task in ("pretraining", "finetuning"):
@@ -99,6 +138,17 @@ def all_cases():
         cases.append(Case("head on chosen rows", "pretraining", "attention_linear", norm, {"head.rows": "masked"}))
         cases.append(Case("last block for chosen rows", "pretraining", "attention_linear", norm,
                           {"head.rows": "masked", "model.last_block": "read"}))
+    for norm in ("post", "pre"):
+        cases.append(Case("mean of the rows", "finetuning", "attention_linear", norm, {"head.pool": "mean"}, True))
+        for loss in ("softmax", "ordinal"):
+            cases.append(Case(loss, "finetuning", "attention_linear", norm, {"train.loss": loss}, True))
+    for loss in ("softmax", "ordinal"):
+        two_levels = {"train.loss": loss, "labels.edges": [6.5], "head.pool": "mean", "head.hidden": []}
+        cases.append(Case(f"{loss}, two levels, pooled", "finetuning", "linear", "post", two_levels, True))
+    cases.append(Case("recipe for real recordings", "pretraining", "linear", "post", RECIPE))
+    recipe = {**RECIPE, "head.hidden": [], "head.pool": "mean", "train.loss": "softmax",
+              "train.recording_weights": True, "train.freeze": False}
+    cases.append(Case("recipe for real recordings", "finetuning", "linear", "post", recipe))
     return cases
 
 
@@ -131,7 +181,8 @@ class Programs:
         keys.update({"train.accumulate": 1, "train.unfreeze": []})
         if case.from_scratch:
             return self.train("finetune", f"run{index}", keys, "--from-scratch")
-        inherited = ("model.", "data.window")
+        inherited = ("model.", "data.window", "data.features", "data.increments", "data.transform", "data.calibration",
+                     "data.scaler")
         keys = {key: value for key, value in keys.items() if not key.startswith(inherited)}
         backbone = self.backbones[case.name, case.upscaling, case.norm]
         return self.train("finetune", f"run{index}", keys, "--backbone", backbone, "--split",
@@ -149,7 +200,7 @@ class Programs:
         return load_file(folder / "parity.safetensors")
 
 
-def make_arrays(case, features, window):
+def make_arrays(case, features, window, settings):
     """Arrays of one call with a target. Padded rows, and targets that no loss reads, hold NaN.
 
     Chosen rows hold random values too: -1 in every feature, as in training, leaves layer norm hardly any spread to
@@ -162,8 +213,11 @@ def make_arrays(case, features, window):
     x = random.normal(size=(B, L, features)).astype(np.float32)
     x[~real] = np.nan
     if case.task == "finetuning":
-        # An empty sequence scores 0; with a target of 0 it adds nothing to the sum.
-        target = np.where(lengths > 0, random.uniform(1, 9, size=B), 0).astype(np.float32)
+        target = random.uniform(1, 9, size=B)
+        if settings["train"]["loss"] in ("softmax", "ordinal"):  # every level, and the edges themselves
+            edges = settings["labels"]["edges"]
+            target = np.resize([edges[0] - 1, *edges, edges[-1] + 0.25], B)
+        target = np.where(lengths > 0, target, np.nan).astype(np.float32)
         return {"input": x, "lengths": lengths, "target": target}
     masked = random.random((B, L)) < 0.3
     masked[:2, 1] = True  # the full-length sequences always choose a row ...
@@ -201,7 +255,7 @@ def reference(net, arrays):
     output = net(x, lengths, masked)
     expected = {"output": output.detach()}
     if target is not None:
-        loss = net.loss(output, target, masked)
+        loss = net.loss(output, target, lengths, masked)
         loss.backward()
         expected["loss"] = loss.detach()
         expected.update({f"grad.{name}": value.grad for name, value in net.named_parameters()})
@@ -246,13 +300,14 @@ def compare_tensors(result, found, expected, prefix=""):
             result.add(prefix + name, relative_error(found[name], expected[name]))
 
 
-def compare_zeros(result, found, expected, longest):
+def compare_zeros(result, found, net, longest):
     """The gradients that are zero by construction."""
     for name, gradient in found.items():
         if name.endswith("in_proj_bias"):
             size = gradient.numel() // 3
             key_bias = gradient[size:2 * size].abs().max().item()
-            scale = expected[name.replace("bias", "weight")][size:2 * size].abs().max().item()
+            attention = net.get_submodule(name.removeprefix("grad.").removesuffix(".in_proj_bias"))
+            scale = attention.key_gradient_sizes.max().item()
             is_zero = key_bias <= ZERO_TOLERANCE * scale
             result.demand(is_zero, f"{name}: key part {key_bias:.1e}, not 0 beside {scale:.1e}")
         if name.endswith("position.weight"):
@@ -279,7 +334,8 @@ def compare_torch_encoder(result, net, tensors, settings, arrays, found):
 def check_file(result, case, path, metadata, tensors):
     """The file itself: what the safetensors package reads must make sense without the library."""
     result.demand(metadata["task"] == case.task, f"metadata: task {metadata['task']}")
-    features = 9 if case.keys.get("data.calibration") == "none" else 18
+    channels = len(case.keys.get("data.features", range(9))) + len(case.keys.get("data.increments", []))
+    features = channels if case.keys.get("data.calibration") == "none" else 2 * channels
     names, scaler = json.loads(metadata["features"]), json.loads(metadata["scaler"])
     result.demand(len(names) == len(set(names)) == features, f"metadata: {len(names)} features, expected {features}")
     result.demand(len(scaler["center"]) == len(scaler["scale"]) == features, "metadata: the scaler has another length")
@@ -287,19 +343,41 @@ def check_file(result, case, path, metadata, tensors):
     result.demand(is_float, f"{path.name}: not all tensors are float32")
 
 
-def run_case(programs, index, case):
+def check_keys(result, settings, compared):
+    """Adds this checkpoint's values of the compared keys to `compared`; a key that is in no list is a failure."""
+    reasons = {key for keys in NOT_COMPARED.values() for key in keys}
+    for section, values in settings.items():
+        for key, value in values.items():
+            name = f"{section}.{key}"
+            if name in COMPARED:
+                compared.setdefault(name, set()).add(json.dumps(value))
+            result.demand(name in COMPARED or name in reasons or f"{section}.*" in reasons,
+                          f"{name}: say in COMPARED or NOT_COMPARED whether outputs depend on it")
+
+
+def print_keys(compared):
+    print("\nkeys that outputs, losses and gradients depend on, and the values compared")
+    for name in sorted(COMPARED):
+        print(f"  {name:<24} {', '.join(sorted(compared.get(name, []), key=lambda value: (len(value), value)))}")
+    print("not compared")
+    for reason, keys in NOT_COMPARED.items():
+        print(textwrap.fill(f"{reason}: {', '.join(keys)}", 118, initial_indent="  ", subsequent_indent="    "))
+
+
+def run_case(programs, index, case, compared):
     result = Result()
     path = programs.checkpoint(index, case)
     net, tensors, metadata = model.load_checkpoint(path)
     settings = json.loads(metadata["config"])
     check_file(result, case, path, metadata, tensors)
+    check_keys(result, settings, compared)
     features, window = len(json.loads(metadata["features"])), settings["data"]["window"]
     heads_divide = settings["model"]["width"] % settings["model"]["heads"] == 0
 
-    arrays = make_arrays(case, features, window)
+    arrays = make_arrays(case, features, window, settings)
     found, expected = programs.parity(path, arrays), reference(net, arrays)
     compare_tensors(result, found, expected)
-    compare_zeros(result, found, expected, window)
+    compare_zeros(result, found, net, window)
     if heads_divide:
         compare_torch_encoder(result, net, tensors, settings, arrays, found)
 
@@ -341,12 +419,12 @@ def main():
     row = "{:<36} {:<12} {:<24} {:<5} {:>7}  {:<62} {:>7}"
     print(f"torch {torch.__version__}; errors relative to a tensor's largest value, below {TOLERANCE:.0e}\n")
     print(row.format("case", "model", "upscaling", "norm", "tensors", "worst tensor", "error"))
-    failed, compared, checked = 0, 0, {}
+    failed, count, checked, compared = 0, 0, {}, {}
     with tempfile.TemporaryDirectory() as work:
         programs = Programs(arguments.programs.resolve(), pathlib.Path(work))
         for index, case in enumerate(all_cases()):
             try:
-                result, kept = run_case(programs, index, case)
+                result, kept = run_case(programs, index, case, compared)
             except (RuntimeError, OSError, KeyError, ValueError, subprocess.TimeoutExpired) as error:
                 result, kept = Result(failures=[str(error)]), None
             what = case.name, case.task, case.upscaling, case.norm
@@ -354,21 +432,23 @@ def main():
             for failure in result.failures:
                 print(f"  FAILED {failure}")
             failed += bool(result.failures)
-            compared += 1
-            if case.name == "small" and case.upscaling == "attention_concatenation" and not result.failures:
-                checked[f"{case.task}, {case.norm}-norm"] = kept
+            count += 1
+            is_small = case.name == "small" and case.upscaling == "attention_concatenation"
+            if not result.failures and (is_small or case.name in ("softmax", "ordinal")):
+                checked[f"{case.name}, {case.task}, {case.norm}-norm"] = kept
+    print_keys(compared)
     if arguments.self_check:
         print()
         if not checked:
             print("FAILED self-check: no case to check with")
             failed += 1
         for name, kept in checked.items():
-            count, unnoticed, failures = self_check(*kept)
-            print(f"self-check, {name}: {count - len(unnoticed)} of {count} changed weights noticed")
+            weights, unnoticed, failures = self_check(*kept)
+            print(f"self-check, {name}: {weights - len(unnoticed)} of {weights} changed weights noticed")
             for problem in [f"unnoticed: {tensor}" for tensor in unnoticed] + failures:
                 print(f"  FAILED {problem}")
             failed += bool(unnoticed or failures)
-    print(f"\n{compared} cases, {failed} failed" if failed else f"\n{compared} cases, all agree")
+    print(f"\n{count} cases, {failed} failed" if failed else f"\n{count} cases, all agree")
     return 1 if failed else 0
 
 

@@ -35,11 +35,17 @@ class SelfAttention(nn.Module):
         B, L, _ = x.shape
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias).view(B, L, 3, self.heads, self.head_width)
         q, k, v = qkv.unbind(2)  # [B, L, H, D]
+        if k.requires_grad:
+            k.register_hook(self.keep_sizes)
         scores = torch.einsum("blhd,bshd->bhls", q, k) / math.sqrt(self.head_width)
         keys = visible[:, None, None, :]
         # Finite, so that a sequence without a visible key has no NaN in its gradient either.
         weights = torch.softmax(scores.masked_fill(~keys, -1e300), dim=-1) * keys
         return self.out_proj(torch.einsum("bhls,bshd->blhd", weights, v).reshape(B, L, -1))
+
+    def keep_sizes(self, dk):
+        """[H, D]: sum of |dk| over all rows, the scale of what is added up to the gradient of the key bias."""
+        self.key_gradient_sizes = dk.abs().sum(dim=(0, 1))
 
 
 class EncoderBlock(nn.Module):
@@ -110,15 +116,31 @@ class Encoder(nn.Module):
         return x
 
 
+def append_statistics(x, visible):
+    """Of each feature mean, mean absolute value and standard deviation over the visible rows, as channels of every row.
+
+    [B, L, N] -> [B, L, 4 N]; zeros for a sequence without a visible row.
+    """
+    weight = visible[..., None] / visible.sum(dim=1).clamp(min=1)[:, None, None]
+    mean = (weight * x).sum(dim=1, keepdim=True)
+    size = (weight * x.abs()).sum(dim=1, keepdim=True)
+    spread = (weight * (x - mean) ** 2).sum(dim=1, keepdim=True).sqrt()
+    return torch.cat([x, *(value.expand_as(x) for value in (mean, size, spread))], dim=-1)
+
+
 class Backbone(nn.Module):
-    def __init__(self, features, model):
+    def __init__(self, features, settings):
         super().__init__()
+        model = settings["model"]
         width, heads, norm = model["width"], model["heads"], model["norm"]
+        self.appends = settings["data"]["window_statistics"]
+        features = 4 * features if self.appends else features
         self.upscaling = Upscaling(model["upscaling"], features, width, heads, norm)
         self.position = Position(model["position"], model["max_length"], width)
         self.encoder = Encoder(model["blocks"], width, heads, norm)
 
     def embed(self, x, visible):
+        x = append_statistics(x, visible) if self.appends else x
         return self.upscaling(x, visible) + self.position(x.shape[1])
 
     def forward(self, x, visible):
@@ -162,11 +184,17 @@ class BlinkModel(nn.Module):
         super().__init__()
         self.pretrains = task == "pretraining"
         self.reads_chosen_rows = settings["head"]["rows"] == "masked"
-        self.backbone = Backbone(features, settings["model"])
-        self.head = Head(settings["model"]["width"], features if self.pretrains else 1, settings["head"])
+        self.pools = settings["head"]["pool"] == "mean"
+        self.loss_kind = settings["train"]["loss"]
+        self.edges = settings["labels"]["edges"]
+        outputs = {"softmax": len(self.edges) + 1, "ordinal": len(self.edges)}.get(self.loss_kind, 1)
+        self.backbone = Backbone(features, settings)
+        self.head = Head(settings["model"]["width"], features if self.pretrains else outputs, settings["head"])
 
     def forward(self, x, lengths, masked, encoder=None):
-        """x [B, L, N], lengths [B], masked [B, L] -> [B, L, N] (zeros at padded rows) or [M, N]; fine-tuning [B].
+        """x [B, L, N], lengths [B], masked [B, L] -> [B, L, N] (zeros at padded rows) or [M, N].
+
+        Fine-tuning: [B], or [B, O] of a loss over levels.
 
         `encoder` stands in for the encoder blocks: a function of their input and the visible rows.
         """
@@ -179,15 +207,32 @@ class BlinkModel(nn.Module):
             if self.reads_chosen_rows:
                 return self.head(encoded[masked])
             return torch.where(real[..., None], self.head(encoded), 0.0)
-        last = encoded[torch.arange(B), (lengths - 1).clamp(min=0)]
-        return torch.where(lengths > 0, self.head(last)[:, 0], 0.0)
+        if self.pools:  # masked rows are hidden as keys, but are real rows
+            read = torch.where(real[..., None], encoded, 0.0).sum(dim=1) / lengths.clamp(min=1)[:, None]
+        else:
+            read = encoded[torch.arange(B), (lengths - 1).clamp(min=0)]
+        output = torch.where(lengths[:, None] > 0, self.head(read), 0.0)
+        return output[:, 0] if output.shape[1] == 1 else output
 
-    def loss(self, output, target, masked):
-        """Sum of squares over the chosen rows / (M N), or the mean over the sequences."""
-        if not self.pretrains:
-            return torch.mean((output - target) ** 2)
-        chosen = output if self.reads_chosen_rows else output[masked]
-        return torch.mean((chosen - target[masked]) ** 2)
+    def loss(self, output, target, lengths, masked):
+        """Sum of squares over the chosen rows / (M N); or the sum over the sequences that have a row / B."""
+        if self.pretrains:
+            chosen = output if self.reads_chosen_rows else output[masked]
+            return torch.mean((chosen - target[masked]) ** 2)
+        present = lengths > 0
+        return self.score_losses(output[present], target[present]).sum() / len(lengths)
+
+    def score_losses(self, output, target):
+        """[B]: squared errors, or -log P(level of the target). A target on an edge is of the level above."""
+        level = torch.bucketize(target, torch.tensor(self.edges, dtype=target.dtype), right=True)
+        if self.loss_kind == "softmax":
+            return F.cross_entropy(output, level, reduction="none")
+        if self.loss_kind == "ordinal":  # one step upwards after another, until one is not taken
+            step = torch.arange(len(self.edges))
+            steps = F.binary_cross_entropy_with_logits(
+                output.reshape(len(level), -1), (level[:, None] > step).to(output.dtype), reduction="none")
+            return torch.where(step <= level[:, None], steps, 0.0).sum(dim=1)
+        return (output - target) ** 2
 
 
 def load_checkpoint(path, dtype=torch.float64):

@@ -15,6 +15,25 @@ using namespace blinkbert::test;
 
 const std::vector<std::string> programs{"simulate", "pretrain", "finetune", "score", "parity", "experiments"};
 
+/// What is left to be read on a terminal, which obeys carriage returns and "erase to the end of the line". The last line is
+/// the one that the cursor is in.
+std::vector<std::string> lines_left(const std::string& bytes) {
+  const std::string erase = "\r\033[K";
+  std::vector<std::string> lines(1);
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    if (bytes.compare(i, erase.size(), erase) == 0) {
+      lines.back().clear();
+      i += erase.size() - 1;
+    } else if (bytes.compare(i, 2, "\r\n") == 0) {
+      lines.emplace_back();
+      ++i;
+    } else {
+      lines.back() += bytes[i];
+    }
+  }
+  return lines;
+}
+
 }  // namespace
 
 TEST_CASE("Help and version") {
@@ -129,6 +148,30 @@ TEST_CASE("Results go to stdout, once, as tables or as one JSON object") {
   CHECK_THAT(logged.err, Catch::Contains("drivers: ") && Catch::Contains("epoch 1"));
   CHECK_THAT(logged.err,
              !Catch::Contains("\033") && !Catch::Contains("\r"));  // no progress line where stderr is a file
+}
+
+TEST_CASE("On a terminal a progress line comes and goes") {
+  const SmallRun small;
+  ::unsetenv("CI");
+  const auto train = [&](const std::string& out, const char* terminal) {
+    Arguments flags = small.flags(out);
+    flags.erase(std::find(flags.begin(), flags.end(), "--quiet"));
+    ::setenv("TERM", terminal, 1);
+    return run("pretrain", flags, {.largest_file = {}, .standard_output = {}, .has_terminal = true});
+  };
+  const Result shown = train("shown", "xterm"), dumb = train("dumb", "dumb");
+  REQUIRE(shown.exit_code == 0);
+  REQUIRE(dumb.exit_code == 0);
+  CHECK_THAT(shown.err, Catch::Contains("\r\033[K\033[?7lepoch 1/") && Catch::Contains(" left\033[?7h\r\033[K"));
+  const std::vector<std::string> lines = lines_left(shown.err);
+  CHECK(lines.back().empty());
+  for (const std::string& line : lines) {
+    CAPTURE(line);
+    CHECK_THAT(line, !Catch::Contains("\033") && !Catch::Contains("rows/s"));
+    if (line.starts_with("epoch")) CHECK(line.size() <= 80);
+  }
+  CHECK_THAT(dumb.err, Catch::Contains("epoch 1") && !Catch::Contains("\033"));
+  CHECK(lines_left(dumb.err).size() == lines.size());
 }
 
 TEST_CASE("Several checkpoints are averaged, and recordings have a line each") {

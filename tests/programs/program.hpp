@@ -52,6 +52,7 @@ struct Result {
 struct Surroundings {
   std::optional<std::uint64_t> largest_file;  // bytes; a longer write fails as on a full disk
   std::optional<Path> standard_output;        // instead of being captured
+  bool has_terminal = false;                  // its stderr is one
 };
 
 /// One running program. Ends the process where the test forgets it.
@@ -65,6 +66,13 @@ class Program {
     const std::string program = (Path(BLINKBERT_PROGRAMS_DIR) / name).string();
     const std::string out = surroundings.standard_output.value_or(folder_ / "out").string();
     const std::string err = (folder_ / "err").string();
+    std::string terminal;
+    if (surroundings.has_terminal) {
+      terminal_ = ::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+      if (terminal_ < 0 || ::grantpt(terminal_) != 0 || ::unlockpt(terminal_) != 0)
+        throw std::runtime_error("cannot make a terminal");
+      terminal = ::ptsname(terminal_);
+    }
     std::vector<char*> argv{const_cast<char*>(program.c_str())};
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
@@ -75,7 +83,8 @@ class Program {
       // Between fork and exec: calls that are safe there, and no way back into the test.
       const int in_file = ::open("/dev/null", O_RDONLY);
       const int out_file = ::open(out.c_str(), O_WRONLY | O_CREAT, 0600);
-      const int err_file = ::open(err.c_str(), O_WRONLY | O_CREAT, 0600);
+      const int err_file = terminal.empty() ? ::open(err.c_str(), O_WRONLY | O_CREAT, 0600)
+                                            : ::open(terminal.c_str(), O_RDWR | O_NOCTTY);
       if (in_file < 0 || out_file < 0 || err_file < 0) ::_exit(127);
       ::dup2(in_file, 0);
       ::dup2(out_file, 1);
@@ -96,6 +105,7 @@ class Program {
       ::kill(child_, SIGKILL);
       ::waitpid(child_, nullptr, 0);
     }
+    if (terminal_ >= 0) ::close(terminal_);
     std::error_code ignored;
     std::filesystem::remove_all(folder_, ignored);
   }
@@ -111,22 +121,27 @@ class Program {
   }
 
   Result wait() {
+    Result result;
+    if (terminal_ >= 0) {
+      char part[4096];
+      for (ssize_t count; (count = ::read(terminal_, part, sizeof part)) > 0;)  // fails once the program has left it
+        result.err.append(part, static_cast<std::size_t>(count));
+    }
     if (child_ > 0) {
       ::waitpid(child_, &status_, 0);
       child_ = 0;
     }
-    Result result;
     if (WIFEXITED(status_)) result.exit_code = WEXITSTATUS(status_);
     if (WIFSIGNALED(status_)) result.signal = WTERMSIG(status_);
     if (std::filesystem::exists(folder_ / "out")) result.out = bytes_of(folder_ / "out");
-    result.err = bytes_of(folder_ / "err");
+    if (terminal_ < 0) result.err = bytes_of(folder_ / "err");
     return result;
   }
 
  private:
   Path folder_;
   pid_t child_ = -1;
-  int status_ = 0;
+  int status_ = 0, terminal_ = -1;
 };
 
 inline Result run(const std::string& name, const Arguments& arguments, const Surroundings& surroundings = {}) {
