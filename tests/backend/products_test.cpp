@@ -30,10 +30,10 @@ constexpr Way portable{Products::portable, false};
 /// All that is there; where something is not, what comes before it multiplies.
 std::vector<Way> ways() {
   std::vector<Way> all{portable, {Products::onednn, false}, {Products::amx, false}};
-  if (Cpu<float>::bf16_obstacle().empty()) {
-    all.push_back({Products::onednn, true});
-    all.push_back({Products::amx, true});
-  }
+  if (Cpu<float>::bf16_obstacle().empty()) all.push_back({Products::amx, true});
+#if defined(BLINKBERT_WITH_ONEDNN)
+  if (cpu_detail::Bf16Factors::obstacle().empty()) all.push_back({Products::onednn, true});
+#endif
   return all;
 }
 std::vector<Way> ways_in_bf16() {

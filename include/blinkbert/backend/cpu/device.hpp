@@ -104,7 +104,7 @@ class Cpu {
   void multiply_in_bf16() requires std::is_same_v<Number, float> { multiplies_in_bf16_ = true; }
   bool multiplies_in_bf16() const { return multiplies_in_bf16_; }
   static std::string bf16_obstacle();  // why this cannot be had here
-  /// For comparisons: from now on nothing beyond `most`.
+  /// For comparisons: from now on nothing beyond `most`, and in bf16 only where one of those multiplies in it.
   void limit_products(Products most) { products_ = most; }
   Products products() const { return products_; }
   /// For people: who multiplies, the first that is fit for a product, and in what.
