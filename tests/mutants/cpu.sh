@@ -2,8 +2,8 @@
 cpu=include/blinkbert/backend/cpu
 
 # --- linear ------------------------------------------------------------------------------------------------------------
-mutant linear $cpu/linear.hpp 's#return sum + bias#return sum#' 'forward without the bias'
-mutant linear $cpu/linear.hpp 's#cpu_detail::gelu<Real>, #[](auto v) { return v; }, #' 'forward without GELU'
+mutant linear $cpu/gemm.hpp 's#return sum + more#return sum#' 'forward without the bias'
+mutant linear $cpu/linear.hpp 's#cpu_detail::gelu<Real>,#[](auto v) { return v; },#' 'forward without GELU'
 mutant linear $cpu/linear.hpp 's#op.pre_activation ? op.pre_activation : op.y#op.y#' 'pre-activation not written'
 mutant linear $cpu/linear.hpp 's#sum \* cpu_detail::gelu_slope<Real>(h)#sum#' 'input gradient without the slope of GELU'
 mutant linear $cpu/linear.hpp 's#adds ? cpu_detail::Result::add : cpu_detail::Result::overwrite#cpu_detail::Result::overwrite#' 'input gradient without the residual that lies in dx'
@@ -14,7 +14,7 @@ mutant linear $cpu/gemm.hpp 's#b.at(0, first \* panel_columns)#b.at(0, 0)#' 'eve
 mutant linear $cpu/gemm.hpp 's#std::int64_t{k} \* panel_columns;#0;#' 'every block of depth from the first rows of B'
 mutant linear $cpu/gemm.hpp 's#a.at(i + in_place, k)#a.at(in_place, k)#' 'every block of rows from the first rows of A'
 mutant linear $cpu/gemm.hpp 's#a.at(i + ii, k)#a.at(ii, k)#' 'every block of rows from the first rows of A, in place'
-mutant linear $cpu/linear.hpp 's#a.at(first, 0)#a#' 'every thread multiplies the first rows'
+mutant linear $cpu/linear.hpp 's#a.at(first_row, 0)#a#' 'every thread multiplies the first rows'
 mutant linear $cpu/linear.hpp 's#dbias\[column\] += sum#dbias[column] = sum#' 'dbias overwritten instead of added to, last columns'
 mutant linear $cpu/linear.hpp 's#cpu_detail::load<Real>(to) + sums#sums#' 'dbias overwritten instead of added to'
 mutant linear $cpu/linear.hpp 's#for (int t = 0; t < T; ++t) sum +=#for (int t = 1; t < T; ++t) sum +=#' 'dbias without the first row, last columns'

@@ -16,4 +16,7 @@ if grep -qw amx_bf16 /proc/cpuinfo; then
   mutant backend $amx 's#a.at(i, first \* tile_depth)#a.at(i, 0)#' 'every block of depth from the first columns of A'
   mutant backend $amx 's#std::int64_t{row} \* steps + step#std::int64_t{step} * steps + row#' 'tiles of A in another order than they are read'
   mutant backend $amx 's#a.data, a.column_stride, depth, count#a.data, a.column_stride, depth, count - 1#' 'the last row of a transposed tile lost'
+  mutant backend $amx 's#added ? added + j : nullptr#nullptr#' 'without the bias'
+  mutant backend $amx 's#first == 0 ? bias : nullptr#bias#' 'the bias with every block of depth, at edges'
+  mutant backend $amx 's#std::copy_n(row, some_columns, filled_row)#std::copy_n(row, 1, filled_row)#' 'the bias of the last columns lost'
 fi
