@@ -206,13 +206,15 @@ struct DeviceNotes {
   void set_up(Device& device, const Timing& timing) {
     if constexpr (RoundsProducts<Device>) {
       if (timing.dtype == "bf16") device.multiply_in_bf16();
+    }
+    if constexpr (requires { device.products(); }) {
       using Products = std::remove_cvref_t<decltype(device.products())>;
       device.limit_products(static_cast<Products>(timing.products));
     }
   }
   void look_at_memory() {}  // where much is held
   void add_to(Json& result, Device& device) {
-    if constexpr (RoundsProducts<Device>) result["products"] = device.describe_products();
+    if constexpr (requires { device.products(); }) result["products"] = device.describe_products();
   }
 };
 

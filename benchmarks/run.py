@@ -569,8 +569,7 @@ def summary_rows(all_runs):
             measured.setdefault(runs.case.name, []).append(runs)
     for one in REQUIREMENTS:
         found = measured.get(one.case, ())
-        own = next((runs for runs in found if runs.contender.runtime == "own"
-                    and runs.contender.reads_rows() == one.reads_rows), None)
+        own = own_runs(found, one.reads_rows)
         peers = [runs for runs in found if counts(runs) and one.against in ("", runs.contender.name)]
         peer = min(peers, key=lambda runs: statistics.median(runs.ms()), default=None)
         unit = "" if one.kind == "share" else "x"
@@ -599,13 +598,18 @@ def summary_rows(all_runs):
     yield ["quickstart, packages and build apart", "", "", "", "not measured here", "60 s", "30 s", ""]
 
 
+def own_runs(found, reads_rows):
+    """The library's own, with all its products."""
+    return next((runs for runs in found if runs.results and runs.contender.runtime == "own"
+                 and runs.contender.name != WITHOUT_AMX and runs.contender.reads_rows() == reads_rows), None)
+
+
 def notes_on_rows_read(all_runs):
     """Lines on peers whose last block was rewritten for the rows that are read."""
     for runs in all_runs:
         if not runs.results or runs.contender.runtime == "own" or not runs.contender.reads_rows():
             continue
-        own = next((other for other in all_runs if other.case == runs.case and other.results
-                    and other.contender.runtime == "own" and other.contender.reads_rows()), None)
+        own = own_runs([other for other in all_runs if other.case == runs.case], True)
         if own is not None:
             theirs, ours = (statistics.median(one.ms()) for one in (runs, own))
             yield f"{runs.case.name}: {runs.contender.name} {theirs:.4g} ms, the library {ours:.4g} ms, ratio {theirs / ours:.2f}"
@@ -617,12 +621,20 @@ def notes_without_amx(all_runs):
         if not runs.results or runs.contender.name != WITHOUT_AMX:
             continue
         same = [other for other in all_runs if other.case == runs.case and other.results]
-        own = next(other for other in same if other.contender.runtime == "own" and not other.contender.reads_rows())
+        own = own_runs(same, False)
         peer = min((statistics.median(other.ms()) for other in same if counts(other)), default=math.nan)
-        if "AMX" in own.results[0]["products"]:
+        if own is not None and "AMX" in own.results[0]["products"]:
             ms = statistics.median(runs.ms())
             yield (f"{runs.case.name}: {ms:.4g} ms without AMX, {statistics.median(own.ms()):.4g} ms with it; "
                    f"ratio to the fastest peer without {peer / ms:.2f}")
+
+
+def notes_on(all_runs):
+    """Titles, each with its lines; none without lines."""
+    notes = {"Peers whose last block was rewritten for the rows that are read:": list(notes_on_rows_read(all_runs)),
+             "In fp32 the library multiplies on the matrix units, each float as three bf16 (backend/cpu/amx.hpp). "
+             "With `--products onednn` it does not:": list(notes_without_amx(all_runs))}
+    return {title: lines for title, lines in notes.items() if lines}
 
 
 def print_summary(rows):
@@ -632,7 +644,7 @@ def print_summary(rows):
         print("".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
-def write_summary(rows, path, all_runs, machine, load, options):
+def write_summary(rows, notes, path, all_runs, machine, load, options):
     libraries = dict.fromkeys(result["library"] for runs in all_runs for result in runs.results)
     threads = next(result["threads"] for runs in all_runs for result in runs.results)
     words = " ".join(shlex.quote(word) for word in sys.argv[1:])
@@ -643,11 +655,8 @@ def write_summary(rows, path, all_runs, machine, load, options):
              "lower. B 64, L 30, 4 blocks. Every measurement is in the CSV files.", "",
              f"| {' | '.join(SUMMARY)} |", "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
              *(f"| {' | '.join(row)} |" for row in rows)]
-    for title, found in (("Peers whose last block was rewritten for the rows that are read:", notes_on_rows_read(all_runs)),
-                         ("In fp32 the library multiplies on the matrix units, each float as three bf16 (backend/cpu/amx.hpp). "
-                          "With `--products onednn` it does not:", notes_without_amx(all_runs))):
-        if notes := [f"- {note}" for note in found]:
-            lines += ["", title, "", *notes]
+    for title, found in notes.items():
+        lines += ["", title, "", *(f"- {note}" for note in found)]
     path.write_text("\n".join(lines) + "\n")
     print(f"{str(path).replace(f'{HERE.parent}/', '')}: the table above")
 
@@ -781,12 +790,12 @@ def main():
         if of_program:
             write_rows(of_program, machine, program, f"{load:.1f}", options)
     if on_cpu and not options.grid:
-        summary = list(summary_rows(all_runs))
+        summary, notes = list(summary_rows(all_runs)), notes_on(all_runs)
         print_summary(summary)
-        for note in (*notes_on_rows_read(all_runs), *notes_without_amx(all_runs)):
+        for note in sum(notes.values(), []):
             print(note)
         if len(cases) == len(all_cases) and options.dtype is None:
-            write_summary(summary, folder_of(machine, options) / "README.md", all_runs, machine, f"{load:.1f}", options)
+            write_summary(summary, notes, folder_of(machine, options) / "README.md", all_runs, machine, f"{load:.1f}", options)
     return 0 if is_good else 1
 
 

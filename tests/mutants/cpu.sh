@@ -2,7 +2,7 @@
 cpu=include/blinkbert/backend/cpu
 
 # --- linear ------------------------------------------------------------------------------------------------------------
-mutant linear $cpu/gemm.hpp 's#return sum + more#return sum#' 'forward without the bias'
+mutant linear $cpu/gemm.hpp 's#adds ? before + value : value#before#' 'forward without the bias'
 mutant linear $cpu/linear.hpp 's#cpu_detail::gelu<Real>,#[](auto v) { return v; },#' 'forward without GELU'
 mutant linear $cpu/linear.hpp 's#op.pre_activation ? op.pre_activation : op.y#op.y#' 'pre-activation not written'
 mutant linear $cpu/linear.hpp 's#sum \* cpu_detail::gelu_slope<Real>(h)#sum#' 'input gradient without the slope of GELU'

@@ -113,7 +113,7 @@ struct AmxProducts {
       const int lines = is_near ? 0 : (step_words / line_words + pairs - 1) / pairs;
       for (int first = 0; first < all_steps; first += block_steps) {
         const int steps = std::min(block_steps, all_steps - first);
-        const bool adds = first > 0 || result == Result::add;
+        const Result part = first > 0 ? Result::add : result;
         const float* added = first == 0 ? bias : nullptr;
         const std::int64_t tile_row = std::int64_t{steps} * pieces * tile_words;
         pack_block(room, a.at(i, first * tile_depth), count, depth - first * tile_depth, steps);
@@ -134,10 +134,11 @@ struct AmxProducts {
             const Packed* ahead = next + std::int64_t{ii / (2 * tile_rows)} * lines * steps * line_words;
             const auto compute = [&]<int height>(std::integral_constant<int, height>) {
               if (some_rows >= height * tile_rows && some_columns == panel_columns) {
-                return block<height>(to, c_stride, left, tile_row, b, steps, adds, row, ahead, lines);
+                return block<height>(to, c_stride, left, tile_row, b, steps, part, row, ahead, lines);
               }
-              block<height>(edge, panel_columns, left, tile_row, b, steps, false, row, ahead, lines);
-              copy_edge(to, c_stride, edge, std::min(some_rows, height * tile_rows), some_columns, adds);
+              block<height>(edge, panel_columns, left, tile_row, b, steps, Result::overwrite, row, ahead, lines);
+              write_rows(to, c_stride, edge, panel_columns, std::min(some_rows, height * tile_rows), some_columns,
+                         part);
             };
             if (some_rows > tile_rows) {
               compute(std::integral_constant<int, 2>{});
@@ -234,15 +235,16 @@ struct AmxProducts {
     }
   }
 
-  /// C = A B + row or C += A B for `height` x 2 tiles of sums; `row` may be null; `a_tile_row`: words from one row of tiles to the next.
+  /// C = A B + row or C += A B for `height` x 2 tiles of sums; `row` may be null; `a_tile_row`: words from one row of tiles
+  /// to the next.
   template <int height>
   static void block(float* c, std::int64_t c_stride, const Packed* a, std::int64_t a_tile_row, const Packed* b,
-                    int steps, bool adds, const float* row, const Packed* ahead, int lines) {
+                    int steps, Result result, const float* row, const Packed* ahead, int lines) {
     constexpr int bytes = 64;  // of a row of a tile
     const auto stride = c_stride * static_cast<std::int64_t>(sizeof(float));
     // The intrinsics do not tell the compiler that they read and write memory.
     std::atomic_signal_fence(std::memory_order_seq_cst);
-    if (adds) {
+    if (result == Result::add) {
       _tile_loadd(0, c, stride);
       _tile_loadd(1, c + tile_rows, stride);
       if constexpr (height == 2) {
@@ -307,14 +309,6 @@ struct AmxProducts {
       _tile_stored(3, c + tile_rows * c_stride + tile_rows, stride);
     }
     std::atomic_signal_fence(std::memory_order_seq_cst);
-  }
-
-  static void copy_edge(float* c, std::int64_t c_stride, const float* edge, int rows, int columns, bool adds) {
-    for (int i = 0; i < rows; ++i) {
-      map_packs<float>(
-          c + i * c_stride, columns, [adds](Pack<float> sum, Pack<float> before) { return adds ? sum + before : sum; },
-          edge + i * panel_columns, c + i * c_stride);
-    }
   }
 };
 

@@ -131,12 +131,16 @@ void packed_tile(Real* c, std::int64_t c_stride, const Left& left, const Real* b
   }
 }
 
-/// C += row, for every row of C.
+/// C = or += rows that lie `from_stride` apart; 0 = the same row for all.
 template <class Real>
-void add_to_rows(Real* c, std::int64_t c_stride, const Real* row, int rows, int columns) {
+void write_rows(Real* c, std::int64_t c_stride, const Real* from, std::int64_t from_stride, int rows, int columns,
+                Result result) {
+  const bool adds = result == Result::add;
   for (int i = 0; i < rows; ++i) {
     map_packs<Real>(
-        c + i * c_stride, columns, [](Pack<Real> sum, Pack<Real> more) { return sum + more; }, c + i * c_stride, row);
+        c + i * c_stride, columns,
+        [adds](Pack<Real> value, Pack<Real> before) { return adds ? before + value : value; }, from + i * from_stride,
+        c + i * c_stride);
   }
 }
 
@@ -203,7 +207,7 @@ struct OwnProducts {
           }
         }
       }
-      if (bias) add_to_rows(c + i * c_stride, c_stride, bias, block_rows, columns);
+      if (bias) write_rows(c + i * c_stride, c_stride, bias, 0, block_rows, columns, Result::add);
       finish(i, i + block_rows);
     }
   }

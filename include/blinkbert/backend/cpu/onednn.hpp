@@ -294,14 +294,9 @@ struct OneDnnProducts {
         products.multiply({Factors::is_bf16, filled, columns, padded_depth, adds}, c + i * c_stride, block, packed);
       } else {
         products.multiply({Factors::is_bf16, filled, columns, padded_depth, false}, edge, block, packed);
-        for (int ii = 0; ii < count; ++ii) {
-          map_packs<float>(
-              c + (i + ii) * c_stride, columns,
-              [adds](Pack<float> sum, Pack<float> before) { return adds ? sum + before : sum; },
-              edge + std::int64_t{ii} * columns, c + (i + ii) * c_stride);
-        }
+        write_rows(c + i * c_stride, c_stride, edge, columns, count, columns, result);
       }
-      if (bias) add_to_rows(c + i * c_stride, c_stride, bias, count, columns);
+      if (bias) write_rows(c + i * c_stride, c_stride, bias, 0, count, columns, Result::add);
       finish(i, i + count);
     }
   }
