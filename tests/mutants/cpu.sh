@@ -50,6 +50,7 @@ mutant masked_attention $cpu/attention_head.hpp 's#return 1 / std::sqrt(static_c
 mutant masked_attention $cpu/attention_head.hpp 's#weight = exponential(load<Real>(weights + s \* query_block) - largest)#weight = exponential(load<Real>(weights + s * query_block))#' 'softmax without the maximum taken off'
 mutant masked_attention $cpu/attention_head.hpp 's#keys += static_cast<int>(visible(b, s / 32) >> (s % 32) \& 1u)#keys += 1#' 'hidden keys attended to'
 mutant masked_attention $cpu/attention_head.hpp 's#length(lengths(b))#length(L)#' 'padded queries taken for real'
+mutant masked_attention $cpu/attention_head.hpp 's#first_head(lengths, H, chunk + 1, chunks);#first_head(lengths, H, chunk + 1, chunks) - 1;#' 'the last head of each part left out'
 mutant masked_attention $cpu/masked_attention.hpp 's#for (int l = queries; l < head.L; ++l) std::fill_n(o(l)#for (int l = queries + 1; l < head.L; ++l) std::fill_n(o(l)#' 'forward: the first padded row not zero'
 mutant masked_attention $cpu/masked_attention.hpp 's#for (int l = queries; l < head.L; ++l) std::fill_n(dquery(l)#for (int l = queries + 1; l < head.L; ++l) std::fill_n(dquery(l)#' 'backward: dq of the first padded row not zero'
 mutant masked_attention $cpu/masked_attention.hpp 's#first / query_block, tile#0, tile#' 'every block with the dropout of the first'

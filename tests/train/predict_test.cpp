@@ -143,6 +143,46 @@ TEST_CASE("fine-tuning: a score is that of a model whose last block is computed 
   }
 }
 
+/// Holds the rows of two windows of 8, and part of a third.
+class SmallCache : public Cpu<float> {
+ public:
+  using Cpu<float>::Cpu;
+  int near_rows(int) const { return 23; }
+};
+
+TEST_CASE("passes that keep nothing are cut to what the device holds near, into equal parts") {
+  const Config config = small_config(Task::finetuning);
+  SmallCache device(1);
+  const FinetuningModel<SmallCache> model(device, config);
+  const FinetuningStage<SmallCache> stage(device, config);
+  const SmallData data(13);
+  BatchLoader<SmallCache> loader(data.table);
+  const auto scores = [&](PassPlan passes, int batch_size) {
+    Buckets<FinetuningModel<SmallCache>, SmallCache> buckets(device, model, 13, 8, passes);
+    std::vector<float> values;
+    predict(device, model, stage, buckets, loader, std::span(data.windows), batch_size,
+            [&](const WindowPrediction& one) { values.push_back(one.values[0]); });
+    return values;
+  };
+  const auto whole = scores(PassPlan::training, 13);
+  REQUIRE(whole.size() == 13);
+  for (const int batch_size : {1, 3, 13, 64}) {
+    INFO("batches of " << batch_size);
+    const auto cut = scores(PassPlan::inference, batch_size);
+    REQUIRE(cut.size() == 13);
+    for (std::size_t i = 0; i < cut.size(); ++i) CHECK(std::abs(cut[i] - whole[i]) <= rounding);
+  }
+
+  const Buckets<FinetuningModel<SmallCache>, SmallCache> near(device, model, 13, 8, PassPlan::inference);
+  CHECK(near.windows_at_once(device, 13, 8) == 2);  // 7 passes
+  CHECK(near.windows_at_once(device, 3, 8) == 2);   // 2 + 1
+  CHECK(near.windows_at_once(device, 9, 4) == 5);   // at most 5: 5 + 4
+  CHECK(near.windows_at_once(device, 11, 4) == 4);  // not 5 + 5 + 1
+  CHECK(near.windows_at_once(device, 2, 64) == 1);  // one is more than there is room for
+  const Buckets<FinetuningModel<SmallCache>, SmallCache> all(device, model, 13, 8, PassPlan::training);
+  CHECK(all.windows_at_once(device, 13, 8) == 13);
+}
+
 TEST_CASE("prediction changes nothing of the model") {
   TrainingCase<FinetuningStage<Cpu<float>>> run(small_config(Task::finetuning), SmallData(9));
   const auto values = run.values(), statistics = run.statistics();

@@ -84,6 +84,13 @@ concept KeepsWeights = requires(Device& device, std::shared_ptr<typename Device:
   device.keep_weights(kept);
 };
 
+/// What a backend need not have: a number of rows, each of so many numbers, that stay near the processor from op to op. A pass
+/// over more of them spends its time on memory.
+template <class Device>
+concept HoldsRowsNear = requires(const Device& device) {
+  { device.near_rows(1) } -> std::same_as<int>;
+};
+
 /// Those of one model; nothing where the backend keeps none.
 template <class Device>
 struct KeptWeightsOf {};

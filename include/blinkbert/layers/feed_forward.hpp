@@ -4,6 +4,9 @@
 
 namespace blinkbert {
 
+/// F / E.
+inline constexpr int feed_forward_factor = 4;
+
 /// y = W2 gelu(W1 x + b1) + b2, F = 4 E wide inside. Owns `linear1` and `linear2`.
 /// Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 2, with GELU in the place of ReLU.
 template <Backend Device>
@@ -21,7 +24,7 @@ class FeedForward {
   };
 
   FeedForward(ParameterSet<Device>& set, const std::string& name, int width)
-      : hidden_(4 * width),
+      : hidden_(feed_forward_factor * width),
         first_(set, name + ".linear1", width, hidden_, Init::fan_in_uniform(width), Init::fan_in_uniform(width),
                Activation::gelu),
         second_(set, name + ".linear2", hidden_, width, Init::fan_in_uniform(hidden_), Init::fan_in_uniform(hidden_)) {}

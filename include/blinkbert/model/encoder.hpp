@@ -37,6 +37,8 @@ class Encoder {
 
   int features() const { return features_; }
   int width() const { return width_; }
+  /// Numbers in the widest row between the layers.
+  int widest() const { return feed_forward_factor * width_; }
   int blocks() const { return static_cast<int>(blocks_.size()); }
 
   Saved plan(Arena<Device>& arena, int T, LastBlock last_block, PassPlan passes) const {

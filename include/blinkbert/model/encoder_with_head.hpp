@@ -59,6 +59,7 @@ class EncoderWithHead {
   int features() const { return features_; }
   int outputs() const { return outputs_; }
   int blocks() const { return encoder_.blocks(); }
+  int widest() const { return encoder_.widest(); }
 
   Saved plan(Arena<Device>& arena, int B, int L, PassPlan passes = PassPlan::training) const {
     const int T = B * L;

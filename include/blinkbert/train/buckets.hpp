@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -30,6 +31,19 @@ class Buckets {
     Bucket bucket{.batch = DeviceBatch<Device>::plan(arena_, B, L, model_->features()),
                   .saved = model_->plan(arena_, B, L, passes_)};
     return buckets_.emplace(std::pair{B, L}, std::move(bucket)).first->second;
+  }
+
+  /// How many windows of length L one pass best takes where `count` are there: all of them; where passes keep nothing for a
+  /// backward pass, as many as stay near from layer to layer, in passes of about the same size.
+  int windows_at_once(const Device& device, int count, int L) const {
+    if constexpr (HoldsRowsNear<Device>) {
+      if (passes_ == PassPlan::inference) {
+        const int most = std::max(1, device.near_rows(model_->widest()) / L);
+        const int parts = (count + most - 1) / most;
+        return (count + parts - 1) / parts;
+      }
+    }
+    return count;
   }
 
   /// Bytes of the arena.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -36,8 +37,11 @@ void predict(typename Stage::Device& device, const typename Stage::Model& model,
   std::vector<int> rows;
   std::vector<Real> output;
   std::vector<float> values;
-  for (std::size_t first = 0; first < windows.size(); first += static_cast<std::size_t>(batch_size)) {
-    const std::size_t count = std::min(static_cast<std::size_t>(batch_size), windows.size() - first);
+  const int available = static_cast<int>(std::min(static_cast<std::size_t>(batch_size), windows.size()));
+  const auto at_once = static_cast<std::size_t>(
+      available > 0 ? buckets.windows_at_once(device, available, *std::ranges::max_element(lengths)) : 1);
+  for (std::size_t first = 0; first < windows.size(); first += at_once) {
+    const std::size_t count = std::min(at_once, windows.size() - first);
     items.clear();
     for (std::size_t i = first; i < first + count; ++i) {
       items.push_back({.window = windows[i].window, .chosen = chosen[i], .sequence = sequences[i]});

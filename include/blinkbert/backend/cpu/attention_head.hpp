@@ -279,21 +279,31 @@ void write_key_gradients(const RowsOfHead<Real>& dkeys, const RowsOfHead<Real>& 
   }
 }
 
-/// Calls body(head, room) for every head of every sequence, `queries` being about how many each has. Heads are dealt to
-/// the threads in turn: batches are sorted by length, so neighbours cost the same.
+/// Where the given one of `chunks` parts of all heads of all sequences begins: parts of neighbours that cost about the same.
+inline int first_head(const View<const int, 1>& lengths, int H, int chunk, int chunks) {
+  const int B = lengths.extent(0);
+  std::int64_t all = 0;  // a head costs its real rows, and 1
+  for (int b = 0; b < B; ++b) all += std::int64_t{lengths(b) + 1} * H;
+  std::int64_t left = all * chunk / chunks;
+  int b = 0;
+  while (b < B && left >= std::int64_t{lengths(b) + 1} * H) left -= std::int64_t{lengths(b++) + 1} * H;
+  return b * H + (b < B ? static_cast<int>(left / (lengths(b) + 1)) : 0);
+}
+
+/// Calls body(head, room) for every head of every sequence, `queries` being about how many each has. A thread gets
+/// neighbouring sequences: their rows are in its cache, as products and norms split rows the same way.
 template <class Real, class Body>
 void for_heads(Cpu<Real>& cpu, const View<const Real, 5>& keys_from, const View<const std::uint32_t, 2>& visible,
                const View<const int, 1>& lengths, int queries, const Body& body) {
   const int B = keys_from.extent(0), L = keys_from.extent(1), H = keys_from.extent(3), D = keys_from.extent(4);
-  const int items = B * H, chunks = cpu.chunks(items, std::int64_t{L} * queries * D / 2);
+  const int chunks = cpu.chunks(B * H, std::int64_t{L} * queries * D / 2);
   const std::int64_t size = AttentionRoom<Real>::size(L, D);
   Real* rooms = cpu.template workspace<Real>(size * chunks);
-  cpu.for_chunks(chunks, chunks, [&](int first, int last, int) {
-    for (int chunk = first; chunk < last; ++chunk) {
-      const AttentionRoom<Real> room(rooms + chunk * size, L, D);
-      for (int item = chunk; item < items; item += chunks) {
-        body(AttentionHead(keys_from, visible, lengths, item), room);
-      }
+  cpu.for_chunks(chunks, chunks, [&](int, int, int chunk) {
+    const AttentionRoom<Real> room(rooms + chunk * size, L, D);
+    const int last = first_head(lengths, H, chunk + 1, chunks);
+    for (int item = first_head(lengths, H, chunk, chunks); item < last; ++item) {
+      body(AttentionHead(keys_from, visible, lengths, item), room);
     }
   });
 }

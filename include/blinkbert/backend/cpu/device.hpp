@@ -21,6 +21,9 @@
 #if __has_include(<sys/mman.h>)
 #include <sys/mman.h>
 #endif
+#if __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
 
 #include <blinkbert/core/expects.hpp>
 #include <blinkbert/core/view.hpp>
@@ -114,6 +117,11 @@ class Cpu {
   void keep_weights(std::shared_ptr<KeptWeights> kept) { kept_weights_ = std::move(kept); }
   KeptWeights* kept_weights() const { return kept_weights_.get(); }
 
+  /// Rows of `width` numbers that the second caches of all threads hold.
+  int near_rows(int width) const {
+    return static_cast<int>(second_cache() / (static_cast<std::int64_t>(sizeof(Real)) * width) * threads_);
+  }
+
   Memory allocate(std::size_t bytes) { return Memory(bytes); }
   void upload(std::byte* to, const std::byte* from, std::size_t bytes) { copy(to, from, bytes); }
   void download(std::byte* to, const std::byte* from, std::size_t bytes) { copy(to, from, bytes); }
@@ -179,6 +187,17 @@ class Cpu {
       const std::size_t end = std::min(bytes, static_cast<std::size_t>(last) * piece);
       if (begin < end) body(begin, end - begin);
     });
+  }
+
+  /// Bytes of one core.
+  static std::int64_t second_cache() {
+    static const std::int64_t bytes = [] {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+      if (const long found = sysconf(_SC_LEVEL2_CACHE_SIZE); found > 0) return static_cast<std::int64_t>(found);
+#endif
+      return std::int64_t{1} << 20;
+    }();
+    return bytes;
   }
 
   static int border(int items, int chunks, int chunk) { return static_cast<int>(std::int64_t{items} * chunk / chunks); }
