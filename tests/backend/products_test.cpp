@@ -15,11 +15,13 @@ struct Sizes {
   int T, in, out;
 };
 // Rows, columns and depths that fill up blocks of 192, panels of 64, tiles of 16 and steps of 32, and that do not; few rows
-// (columns are split over threads), many rows, several blocks per thread, a sliver that is left to float.
-constexpr Sizes sizes[] = {{1, 32, 32},     {0, 32, 40},     {30, 64, 192},  {31, 33, 65},  {32, 64, 64},
-                           {7, 130, 70},    {193, 96, 64},   {450, 70, 66},  {900, 32, 96}, {1920, 64, 64},
-                           {64, 256, 1500}, {64, 1500, 256}, {70, 40, 31},   {70, 31, 40},  {33, 200, 180},
-                           {450, 400, 350}, {5, 200, 180},   {17, 256, 130}, {97, 96, 100}, {40, 1100, 64}};
+// (columns are split over threads), many rows, several blocks per thread, a sliver that is left to float,
+// results of more than 4 MiB for one thread with rows that begin at a line of memory, and that do not.
+constexpr Sizes sizes[] = {{1, 32, 32},      {0, 32, 40},     {30, 64, 192},  {31, 33, 65},  {32, 64, 64},
+                           {7, 130, 70},     {193, 96, 64},   {450, 70, 66},  {900, 32, 96}, {1920, 64, 64},
+                           {64, 256, 1500},  {64, 1500, 256}, {70, 40, 31},   {70, 31, 40},  {33, 200, 180},
+                           {450, 400, 350},  {5, 200, 180},   {17, 256, 130}, {97, 96, 100}, {40, 1100, 64},
+                           {1100, 64, 1024}, {1100, 1000, 64}};
 
 /// Who multiplies, and how.
 struct Way {
@@ -59,7 +61,7 @@ void set_products(Cpu<float>& cpu, const Way& way) {
 }
 
 struct Results {
-  std::vector<float> y, activated, dx, dh, sum, added, dweight, dbias;
+  std::vector<float> y, activated, kept, with_kept, dx, dh, sum, added, dweight, dbias;
 };
 
 /// Every product of a linear layer.
@@ -84,6 +86,10 @@ Results run_linear(const Way& way, int threads, const Sizes& size, const std::ve
   forward.activation = Activation::gelu;
   stage.run_twice(forward);
   results.activated = stage.values(forward.y);
+  forward.pre_activation = stage.template output<float>(T, out);
+  stage.run_twice(forward);
+  results.kept = stage.values(forward.pre_activation);
+  results.with_kept = stage.values(forward.y);
 
   LinearInputGradient<float> backward{.dx = stage.template output<float>(T, in), .dy = gradient, .weight = w};
   stage.run_twice(backward);
@@ -127,6 +133,8 @@ std::vector<float> product_of(const Way& way, const Sizes& size, const std::vect
 void require_same(const Results& a, const Results& b) {
   CHECK(a.y == b.y);
   CHECK(a.activated == b.activated);
+  CHECK(a.kept == b.kept);
+  CHECK(a.with_kept == b.with_kept);
   CHECK(a.dx == b.dx);
   CHECK(a.dh == b.dh);
   CHECK(a.sum == b.sum);

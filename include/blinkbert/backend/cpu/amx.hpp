@@ -89,13 +89,22 @@ struct AmxProducts {
   /// Packs the panels [first, last) of B.
   static void pack(Packed* packed, const Operand<float>& b, int columns, int depth, int first, int last) {
     alignas(64) float rows[tile_depth * panel_columns];
-    for (int index = first; index < last; ++index) {
-      const int n = index * panel_columns;
-      Packed* to = panel(packed, index, depth);
-      for (int k = 0; k < depth; k += tile_depth, to += step_words) {
-        const int count = std::min(tile_depth, depth - k);
-        OwnProducts<float>::pack(rows, b.at(k, n), std::min(panel_columns, columns - n), count, 0, 1);
-        split_step(to, rows, count);
+    const int steps = steps_of(depth), panels = last - first;
+    const bool is_by_rows = b.column_stride == 1;
+    // In the order in which B lies in memory.
+    for (int outer = 0; outer < (is_by_rows ? steps : panels); ++outer) {
+      for (int inner = 0; inner < (is_by_rows ? panels : steps); ++inner) {
+        const int step = is_by_rows ? outer : inner, index = first + (is_by_rows ? inner : outer);
+        const int k = step * tile_depth, n = index * panel_columns;
+        const int count = std::min(tile_depth, depth - k), some_columns = std::min(panel_columns, columns - n);
+        Packed* to = panel(packed, index, depth) + std::int64_t{step} * step_words;
+        const Operand<float> from = b.at(k, n);
+        if (is_by_rows && some_columns == panel_columns) {
+          split_step(to, from.data, from.row_stride, count);
+        } else {
+          OwnProducts<float>::pack(rows, from, some_columns, count, 0, 1);
+          split_step(to, rows, panel_columns, count);
+        }
       }
     }
   }
@@ -108,6 +117,10 @@ struct AmxProducts {
     // While one panel is multiplied, the next is fetched, a part with each pair of rows of tiles; unless all are near.
     const bool is_near = packed_size(columns, depth) * static_cast<std::int64_t>(sizeof(Packed)) <= near_bytes;
     float* edge = reinterpret_cast<float*>(room + room_size(columns, depth) - edge_words);
+    // A C that no cache holds until it is read goes past them, where its sums are complete at once: a line of memory that is
+    // written as a whole need not be read before.
+    const bool is_far = all_steps <= block_steps && result == Result::overwrite &&
+                        std::int64_t{rows} * columns * static_cast<std::int64_t>(sizeof(float)) >= far_bytes;
     for (int i = 0; i < rows; i += block_rows) {
       const int count = std::min(block_rows, rows - i), pairs = (count + 2 * tile_rows - 1) / (2 * tile_rows);
       const int lines = is_near ? 0 : (step_words / line_words + pairs - 1) / pairs;
@@ -133,12 +146,21 @@ struct AmxProducts {
             const int some_rows = count - ii;
             const Packed* ahead = next + std::int64_t{ii / (2 * tile_rows)} * lines * steps * line_words;
             const auto compute = [&]<int height>(std::integral_constant<int, height>) {
-              if (some_rows >= height * tile_rows && some_columns == panel_columns) {
-                return block<height>(to, c_stride, left, tile_row, b, steps, part, row, ahead, lines);
+              const int these_rows = std::min(some_rows, height * tile_rows);
+              const bool is_whole = these_rows == height * tile_rows && some_columns == panel_columns;
+              if (is_far) {
+                if (is_whole && finish.reads) prefetch<height, 0>(finish.reads + (to - c), c_stride);
+                block<height>(edge, panel_columns, left, tile_row, b, steps, Result::overwrite, row, ahead, lines);
+                for (int l = 0; l < these_rows; ++l) {
+                  finish.write(i + ii + l, j, edge + l * panel_columns, some_columns, FarWriter{});
+                }
+              } else if (is_whole) {
+                if (part == Result::overwrite) prefetch<height, 1>(to, c_stride);
+                block<height>(to, c_stride, left, tile_row, b, steps, part, row, ahead, lines);
+              } else {
+                block<height>(edge, panel_columns, left, tile_row, b, steps, Result::overwrite, row, ahead, lines);
+                write_rows(to, c_stride, edge, panel_columns, these_rows, some_columns, part);
               }
-              block<height>(edge, panel_columns, left, tile_row, b, steps, Result::overwrite, row, ahead, lines);
-              write_rows(to, c_stride, edge, panel_columns, std::min(some_rows, height * tile_rows), some_columns,
-                         part);
             };
             if (some_rows > tile_rows) {
               compute(std::integral_constant<int, 2>{});
@@ -148,8 +170,9 @@ struct AmxProducts {
           }
         }
       }
-      finish(i, i + count);
+      if (!is_far) finish_rows(finish, c, c_stride, i, i + count, columns);
     }
+    if (is_far) _mm_sfence();
   }
 
  private:
@@ -158,7 +181,35 @@ struct AmxProducts {
   static constexpr int block_rows = 256;                      // of A and C
   static constexpr int block_steps = 16;                      // of depth, in tiles
   static constexpr std::int64_t near_bytes = 1 << 19;         // what stays in the second cache by itself
+  static constexpr std::int64_t far_bytes = 1 << 22;          // what does not stay in a cache until it is read
   static constexpr int edge_words = 2 * tile_rows * panel_columns;
+
+  /// Writes whole lines past the caches.
+  struct FarWriter {
+    static bool is_whole(const float* to, int count) {
+      return reinterpret_cast<std::uintptr_t>(to) % sizeof(Pack<float>) == 0 && count % pack_size<float> == 0;
+    }
+    static void copy(float* to, const float* from, int count) {
+      map(
+          to, count, [](Pack<float> value) { return value; }, from);
+    }
+    template <class Function, class... From>
+    static void map(float* to, int count, const Function& function, const From*... from) {
+      if (!is_whole(to, count)) return map_packs<float>(to, count, function, from...);
+      for (int i = 0; i < count; i += pack_size<float>) {
+        _mm512_stream_ps(to + i, std::bit_cast<__m512>(function(load<float>(from + i)...)));
+      }
+    }
+  };
+
+  /// Lines at the place of a block of sums, needed when these are done.
+  template <int height, int writes>
+  static void prefetch(const float* rows, std::int64_t stride) {
+    for (int i = 0; i < height * tile_rows; ++i) {
+      __builtin_prefetch(rows + i * stride, writes);
+      __builtin_prefetch(rows + i * stride + tile_rows, writes);
+    }
+  }
 
   static int steps_of(int depth) { return (depth + tile_depth - 1) / tile_depth; }
   static std::int64_t panel_size(int depth) { return std::int64_t{steps_of(depth)} * step_words; }
@@ -185,10 +236,10 @@ struct AmxProducts {
   };
 
   /// The tiles of B for one step: `count` rows of depth are there.
-  static void split_step(Packed* to, const float* rows, int count) {
+  static void split_step(Packed* to, const float* rows, std::int64_t stride, int count) {
     for (int pair = 0; pair < tile_rows; ++pair) {
       const auto row = [&](int k, int tile) {
-        return k < count ? load(rows + k * panel_columns + tile * tile_rows) : Pack<float>{};
+        return k < count ? load(rows + k * stride + tile * tile_rows) : Pack<float>{};
       };
       for (int tile = 0; tile < 2; ++tile) {
         const Pieces split(row(2 * pair, tile), row(2 * pair + 1, tile));
@@ -252,10 +303,6 @@ struct AmxProducts {
         _tile_loadd(3, c + tile_rows * c_stride + tile_rows, stride);
       }
     } else {
-      for (int i = 0; i < height * tile_rows; ++i) {  // needed when the sums are done
-        __builtin_prefetch(c + i * c_stride, 1);
-        __builtin_prefetch(c + i * c_stride + tile_rows, 1);
-      }
       if (row) {  // all rows of a tile from the same place
         _tile_loadd(0, row, 0);
         _tile_loadd(1, row + tile_rows, 0);

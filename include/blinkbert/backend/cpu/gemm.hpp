@@ -144,6 +144,35 @@ void write_rows(Real* c, std::int64_t c_stride, const Real* from, std::int64_t f
   }
 }
 
+/// What becomes of the sums of a product. `write(row, column, sums, count, writer)` takes some of a row, which may lie in C
+/// already, and writes C and what else depends on them.
+template <class Real, class Write>
+struct Finish {
+  bool copies;        // write does no more than to bring the sums to C
+  const Real* reads;  // a matrix of C's shape and stride that write reads at the same place; null = none
+  Write write;
+};
+
+/// Writes through the caches.
+template <class Real>
+struct NearWriter {
+  static void copy(Real* to, const Real* from, int count) {
+    if (to != from) std::copy_n(from, count, to);
+  }
+  template <class Function, class... From>
+  static void map(Real* to, int count, const Function& function, const From*... from) {
+    map_packs<Real>(to, count, function, from...);
+  }
+};
+
+/// Finishes the rows [first, last), whose sums lie in C.
+template <class Real, class Write>
+void finish_rows(const Finish<Real, Write>& finish, const Real* c, std::int64_t c_stride, int first, int last,
+                 int columns) {
+  if (finish.copies) return;
+  for (int row = first; row < last; ++row) finish.write(row, 0, c + row * c_stride, columns, NearWriter<Real>{});
+}
+
 /// Products by the code of this file: what a multiplier has. It holds no state.
 template <class Real>
 struct OwnProducts {
@@ -172,8 +201,8 @@ struct OwnProducts {
                                std::min(columns, last * panel_columns) - first * panel_columns, depth);
   }
 
-  /// C = A B + bias or C += A B; `bias` [columns], null = none. `finish(first row, last row)` is called for every block of rows as soon as it is complete, while it
-  /// is still in a cache.
+  /// C = A B + bias or C += A B, then what `finish` says; `bias` [columns], null = none. Sums are finished as soon as they are
+  /// complete, while they are still in a cache.
   template <class Finish>
   static void multiply(Real* c, std::int64_t c_stride, const Operand<Real>& a, const Real* packed, int rows,
                        int columns, int depth, Result result, const Real* bias, Real* room, const Finish& finish) {
@@ -208,14 +237,9 @@ struct OwnProducts {
         }
       }
       if (bias) write_rows(c + i * c_stride, c_stride, bias, 0, block_rows, columns, Result::add);
-      finish(i, i + block_rows);
+      finish_rows(finish, c, c_stride, i, i + block_rows, columns);
     }
   }
-};
-
-/// Nothing is left to do with a complete block.
-struct NoFinish {
-  void operator()(int, int) const {}
 };
 
 /// One thread's product of its own: packs B, then multiplies. `room`: product_room(columns, depth) elements.
@@ -225,7 +249,9 @@ void multiply(Real* c, std::int64_t c_stride, const Operand<Real>& a, const Oper
   using Own = OwnProducts<Real>;
   Real* packed = room + Own::room_size(columns, depth);
   Own::pack(packed, b, columns, depth, 0, (columns + Own::panel_columns - 1) / Own::panel_columns);
-  Own::multiply(c, c_stride, a, packed, rows, columns, depth, result, nullptr, room, NoFinish{});
+  const auto leave = [](int, int, const Real*, int, const auto&) {};
+  Own::multiply(c, c_stride, a, packed, rows, columns, depth, result, nullptr, room,
+                Finish<Real, decltype(leave)>{true, nullptr, leave});
 }
 
 template <class Real>

@@ -23,12 +23,12 @@ namespace cpu_detail {
 /// Rows for a thread from which on A is split: fewer, and each thread reads all of A and its own part of B.
 inline constexpr int least_rows = 4 * gemm_tile_rows;
 
-/// C [rows, columns] = A B + bias, or += A B, on all threads; `bias` [columns], null = none. `finish(first row, last row,
-/// first column, last column)` is called for every block of C that is complete. Where `is_weight`, a device that keeps
-/// weights packs B once.
-template <class Multiplier, class Real, class Finish>
+/// C [rows, columns] = A B + bias, or += A B, on all threads, then what `finish` says; `bias` [columns], null = none. Where
+/// `is_weight`, a device that keeps weights packs B once.
+template <class Multiplier, class Real, class Write>
 void product_by(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, const Operand<Real>& b, int depth,
-                Result result, bool is_weight, std::type_identity_t<const Real*> bias, const Finish& finish) {
+                Result result, bool is_weight, std::type_identity_t<const Real*> bias,
+                const Finish<Real, Write>& finish) {
   using Packed = typename Multiplier::Packed;
   const int rows = c.extent(0), columns = c.extent(1);
   const int panels = (columns + Multiplier::panel_columns - 1) / Multiplier::panel_columns;
@@ -53,10 +53,14 @@ void product_by(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, 
   const auto multiply = [&](int first_row, int last_row, int first_panel, int last_panel, int chunk) {
     const int first = first_panel * Multiplier::panel_columns;
     const int last = std::min(columns, last_panel * Multiplier::panel_columns);
-    Multiplier::multiply(c.data() + std::int64_t{first_row} * columns + first, columns, a.at(first_row, 0),
-                         Multiplier::panel(packed, first_panel, depth), last_row - first_row, last - first, depth,
-                         result, bias ? bias + first : nullptr, room + chunk * room_size,
-                         [&](int begin, int end) { finish(first_row + begin, first_row + end, first, last); });
+    const std::int64_t at = std::int64_t{first_row} * columns + first;
+    const auto write = [&](int row, int column, const Real* sums, int count, const auto& writer) {
+      finish.write(first_row + row, first + column, sums, count, writer);
+    };
+    Multiplier::multiply(
+        c.data() + at, columns, a.at(first_row, 0), Multiplier::panel(packed, first_panel, depth), last_row - first_row,
+        last - first, depth, result, bias ? bias + first : nullptr, room + chunk * room_size,
+        Finish<Real, decltype(write)>{finish.copies, finish.reads ? finish.reads + at : nullptr, write});
   };
   if (chunks > 1 && rows < chunks * least_rows && panels >= chunks) {
     cpu.for_chunks(panels, chunks, [&](int first_panel, int last_panel, int chunk) {
@@ -88,9 +92,9 @@ inline bool is_for_matrix_units(int rows, int columns, int depth, const Operand<
 #endif
 
 /// The product by the code that is right for it.
-template <class Real, class Finish>
+template <class Real, class Write>
 void product(Cpu<Real>& cpu, const View<Real, 2>& c, const Operand<Real>& a, const Operand<Real>& b, int depth,
-             Result result, bool is_weight, std::type_identity_t<const Real*> bias, const Finish& finish) {
+             Result result, bool is_weight, std::type_identity_t<const Real*> bias, const Finish<Real, Write>& finish) {
   if constexpr (std::is_same_v<Real, float>) {
     constexpr int least = 32;  // slivers stay in float
     const int rows = c.extent(0), columns = c.extent(1);
@@ -150,19 +154,22 @@ std::string Cpu<Real>::describe_products() const {
 
 template <class Real>
 void run(Cpu<Real>& cpu, const LinearForward<Real>& op) {
+  using cpu_detail::Pack;
   op.check();
   const int in = op.x.extent(1), out = op.weight.extent(0);
   const View<Real, 2> h = op.pre_activation ? op.pre_activation : op.y;
-  const auto finish = [&](int first_row, int last_row, int first_column, int last_column) {
-    if (op.activation == Activation::none) return;
-    for (int t = first_row; t < last_row; ++t) {
-      const std::int64_t begin = std::int64_t{t} * out + first_column;
-      cpu_detail::map_packs<Real>(op.y.data() + begin, last_column - first_column, cpu_detail::gelu<Real>,
-                                  h.data() + begin);
-    }
+  const bool activates = op.activation != Activation::none, keeps_sums = !activates || op.pre_activation;
+  const auto write = [&](int row, int column, const Real* sums, int count, const auto& writer) {
+    const std::int64_t at = std::int64_t{row} * out + column;
+    if (keeps_sums) writer.copy(h.data() + at, sums, count);
+    // A lambda, because a function by its name would be called for every pack.
+    if (activates)
+      writer.map(
+          op.y.data() + at, count, [](Pack<Real> sum) { return cpu_detail::gelu<Real>(sum); }, sums);
   };
   cpu_detail::product(cpu, h, cpu_detail::as_is(op.x.data(), in), cpu_detail::transposed(op.weight.data(), in), in,
-                      cpu_detail::Result::overwrite, true, op.bias.data(), finish);
+                      cpu_detail::Result::overwrite, true, op.bias.data(),
+                      cpu_detail::Finish<Real, decltype(write)>{!activates, nullptr, write});
 }
 
 template <class Real>
@@ -171,31 +178,34 @@ void run(Cpu<Real>& cpu, const LinearInputGradient<Real>& op) {
   op.check();
   const int out = op.weight.extent(0), in = op.weight.extent(1);
   const bool adds = op.residual && op.residual.data() == op.dx.data();
-  const auto finish = [&](int first_row, int last_row, int first_column, int last_column) {
-    const auto map_rows = [&](const View<const Real, 2>& other, const auto& function) {
-      for (int t = first_row; t < last_row; ++t) {
-        Real* dx = op.dx.data() + std::int64_t{t} * in + first_column;
-        cpu_detail::map_packs<Real>(dx, last_column - first_column, function, dx,
-                                    other.data() + std::int64_t{t} * in + first_column);
-      }
-    };
+  const Real* other = op.pre_activation ? op.pre_activation.data() : adds ? nullptr : op.residual.data();
+  const auto write = [&](int row, int column, const Real* sums, int count, const auto& writer) {
+    const std::int64_t at = std::int64_t{row} * in + column;
+    Real* dx = op.dx.data() + at;
     if (op.pre_activation) {
-      map_rows(op.pre_activation, [](Pack<Real> sum, Pack<Real> h) { return sum * cpu_detail::gelu_slope<Real>(h); });
-    } else if (op.residual && !adds) {
-      map_rows(op.residual, [](Pack<Real> sum, Pack<Real> residual) { return sum + residual; });
+      writer.map(
+          dx, count, [](Pack<Real> sum, Pack<Real> h) { return sum * cpu_detail::gelu_slope<Real>(h); }, sums,
+          other + at);
+    } else if (other) {
+      writer.map(
+          dx, count, [](Pack<Real> sum, Pack<Real> residual) { return sum + residual; }, sums, other + at);
+    } else {
+      writer.copy(dx, sums, count);
     }
   };
   cpu_detail::product(cpu, op.dx, cpu_detail::as_is(op.dy.data(), out), cpu_detail::as_is(op.weight.data(), in), out,
-                      adds ? cpu_detail::Result::add : cpu_detail::Result::overwrite, false, nullptr, finish);
+                      adds ? cpu_detail::Result::add : cpu_detail::Result::overwrite, false, nullptr,
+                      cpu_detail::Finish<Real, decltype(write)>{!other, other, write});
 }
 
 template <class Real>
 void run(Cpu<Real>& cpu, const LinearWeightGradient<Real>& op) {
   op.check();
   const int T = op.x.extent(0), in = op.x.extent(1), out = op.dy.extent(1);
+  const auto leave = [](int, int, const Real*, int, const auto&) {};
   cpu_detail::product(cpu, op.dweight.view(), cpu_detail::transposed(op.dy.data(), out),
                       cpu_detail::as_is(op.x.data(), in), T, cpu_detail::Result::add, false, nullptr,
-                      [](int, int, int, int) {});
+                      cpu_detail::Finish<Real, decltype(leave)>{true, nullptr, leave});
   // A few packs of columns at a time, so that their sums stay in registers.
   constexpr int packs = 4, width = packs * cpu_detail::pack_size<Real>;
   const int blocks = (out + width - 1) / width;

@@ -297,7 +297,7 @@ struct OneDnnProducts {
         write_rows(c + i * c_stride, c_stride, edge, columns, count, columns, result);
       }
       if (bias) write_rows(c + i * c_stride, c_stride, bias, 0, count, columns, Result::add);
-      finish(i, i + count);
+      finish_rows(finish, c, c_stride, i, i + count, columns);
     }
   }
 
