@@ -206,31 +206,22 @@ void run(Cpu<Real>& cpu, const LinearWeightGradient<Real>& op) {
   cpu_detail::product(cpu, op.dweight.view(), cpu_detail::transposed(op.dy.data(), out),
                       cpu_detail::as_is(op.x.data(), in), T, cpu_detail::Result::add, false, nullptr,
                       cpu_detail::Finish<Real, decltype(leave)>{true, nullptr, leave});
-  // A few packs of columns at a time, so that their sums stay in registers.
-  constexpr int packs = 4, width = packs * cpu_detail::pack_size<Real>;
-  const int blocks = (out + width - 1) / width;
-  cpu.for_chunks(blocks, cpu.chunks(blocks, std::int64_t{width} * T), [&](int first, int last, int) {
-    for (int o = first * width; o < std::min(out, last * width); o += width) {
-      const Real* dy = op.dy.data() + o;
-      Wide<Real>* dbias = op.dbias.data() + o;
-      if (o + width <= out) {
-        cpu_detail::Pack<Real> sums[packs]{};
-        for (int t = 0; t < T; ++t) {
-          for (int i = 0; i < packs; ++i) {
-            sums[i] += cpu_detail::load<Real>(dy + std::int64_t{t} * out + i * cpu_detail::pack_size<Real>);
-          }
-        }
-        for (int i = 0; i < packs; ++i) {
-          Wide<Real>* to = dbias + i * cpu_detail::pack_size<Real>;
-          cpu_detail::store<Real>(to, cpu_detail::load<Real>(to) + sums[i]);
-        }
-        continue;
-      }
-      for (int column = 0; column < out - o; ++column) {
-        Real sum = 0;
-        for (int t = 0; t < T; ++t) sum += dy[std::int64_t{t} * out + column];
-        dbias[column] += sum;
-      }
+  // A few rows at a time, each in the order in which it lies in memory.
+  constexpr int pack = cpu_detail::pack_size<Real>;
+  const int packs = (out + pack - 1) / pack;
+  cpu.for_chunks(packs, cpu.chunks(packs, std::int64_t{pack} * T), [&](int first, int last, int) {
+    const int begin = first * pack, count = std::min(out, last * pack) - begin;
+    Wide<Real>* dbias = op.dbias.data() + begin;
+    const auto row = [&](int t) { return op.dy.data() + std::int64_t{t} * out + begin; };
+    int t = 0;
+    for (; t + 4 <= T; t += 4) {
+      cpu_detail::map_packs<Real>(
+          dbias, count, [](auto sum, auto a, auto b, auto c, auto d) { return sum + ((a + b) + (c + d)); }, dbias,
+          row(t), row(t + 1), row(t + 2), row(t + 3));
+    }
+    for (; t < T; ++t) {
+      cpu_detail::map_packs<Real>(
+          dbias, count, [](auto sum, auto a) { return sum + a; }, dbias, row(t));
     }
   });
 }
