@@ -47,15 +47,18 @@ inline bool may_use_amx() {
   return may;
 }
 
-/// The shape of all eight tiles while it lives: 16 rows of 64 bytes.
+/// The shape of all eight tiles while it lives: 16 rows of 64 bytes, but for those of A and C: `upper` rows where they are in
+/// the first row of tiles (0, 1 and 4), `lower` where in the second (2, 3 and 5).
 class AmxTiles {
  public:
-  AmxTiles() {
+  AmxTiles(int upper, int lower) {
     struct alignas(64) {
       std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
       std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } shape;
+    for (const int tile : {0, 1, 4}) shape.rows[tile] = static_cast<std::uint8_t>(upper);
+    for (const int tile : {2, 3, 5}) shape.rows[tile] = static_cast<std::uint8_t>(lower);
     std::atomic_signal_fence(std::memory_order_seq_cst);
     _tile_loadconfig(&shape);
   }
@@ -112,9 +115,13 @@ struct AmxProducts {
   template <class Finish>
   static void multiply(float* c, std::int64_t c_stride, const Operand<float>& a, const Packed* packed, int rows,
                        int columns, int depth, Result result, const float* bias, Packed* room, const Finish& finish) {
-    const AmxTiles tiles;
+    // Few rows make tiles of their height; the last rows of many are computed as whole tiles.
+    const int upper = std::clamp(rows, 1, tile_rows);
+    const int lower = rows > tile_rows ? std::min(rows - tile_rows, tile_rows) : tile_rows;
+    const AmxTiles tiles(upper, lower);
     const int all_steps = steps_of(depth);
-    // While one panel is multiplied, the next is fetched, a part with each pair of rows of tiles; unless all are near.
+    // While one panel is multiplied, the next is fetched, a part with each pair of rows of tiles; unless all are near, or a
+    // panel is as large as the first caches and is read but once.
     const bool is_near = packed_size(columns, depth) * static_cast<std::int64_t>(sizeof(Packed)) <= near_bytes;
     float* edge = reinterpret_cast<float*>(room + room_size(columns, depth) - edge_words);
     // A C that no cache holds until it is read goes past them, where its sums are complete at once: a line of memory that is
@@ -123,7 +130,7 @@ struct AmxProducts {
                         std::int64_t{rows} * columns * static_cast<std::int64_t>(sizeof(float)) >= far_bytes;
     for (int i = 0; i < rows; i += block_rows) {
       const int count = std::min(block_rows, rows - i), pairs = (count + 2 * tile_rows - 1) / (2 * tile_rows);
-      const int lines = is_near ? 0 : (step_words / line_words + pairs - 1) / pairs;
+      const int lines = is_near || (pieces == 3 && pairs == 1) ? 0 : (step_words / line_words + pairs - 1) / pairs;
       for (int first = 0; first < all_steps; first += block_steps) {
         const int steps = std::min(block_steps, all_steps - first);
         const Result part = first > 0 ? Result::add : result;
@@ -147,7 +154,8 @@ struct AmxProducts {
             const Packed* ahead = next + std::int64_t{ii / (2 * tile_rows)} * lines * steps * line_words;
             const auto compute = [&]<int height>(std::integral_constant<int, height>) {
               const int these_rows = std::min(some_rows, height * tile_rows);
-              const bool is_whole = these_rows == height * tile_rows && some_columns == panel_columns;
+              const bool is_whole =
+                  these_rows == (height == 2 ? upper + lower : upper) && some_columns == panel_columns;
               if (is_far) {
                 if (is_whole && finish.reads) prefetch<height, 0>(finish.reads + (to - c), c_stride);
                 block<height>(edge, panel_columns, left, tile_row, b, steps, Result::overwrite, row, ahead, lines);
