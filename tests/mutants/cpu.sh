@@ -3,7 +3,7 @@ cpu=include/blinkbert/backend/cpu
 
 # --- linear ------------------------------------------------------------------------------------------------------------
 mutant linear $cpu/gemm.hpp 's#adds ? before + value : value#before#' 'forward without the bias'
-mutant linear $cpu/linear.hpp 's#cpu_detail::gelu<Real>,#[](auto v) { return v; },#' 'forward without GELU'
+mutant linear $cpu/linear.hpp 's#return cpu_detail::gelu<Real>(sum);#return sum;#' 'forward without GELU'
 mutant linear $cpu/linear.hpp 's#op.pre_activation ? op.pre_activation : op.y#op.y#' 'pre-activation not written'
 mutant linear $cpu/linear.hpp 's#sum \* cpu_detail::gelu_slope<Real>(h)#sum#' 'input gradient without the slope of GELU'
 mutant linear $cpu/linear.hpp 's#adds ? cpu_detail::Result::add : cpu_detail::Result::overwrite#cpu_detail::Result::overwrite#' 'input gradient without the residual that lies in dx'
@@ -15,10 +15,12 @@ mutant linear $cpu/gemm.hpp 's#std::int64_t{k} \* panel_columns;#0;#' 'every blo
 mutant linear $cpu/gemm.hpp 's#a.at(i + in_place, k)#a.at(in_place, k)#' 'every block of rows from the first rows of A'
 mutant linear $cpu/gemm.hpp 's#a.at(i + ii, k)#a.at(ii, k)#' 'every block of rows from the first rows of A, in place'
 mutant linear $cpu/linear.hpp 's#a.at(first_row, 0)#a#' 'every thread multiplies the first rows'
-mutant linear $cpu/linear.hpp 's#dbias\[column\] += sum#dbias[column] = sum#' 'dbias overwritten instead of added to, last columns'
-mutant linear $cpu/linear.hpp 's#cpu_detail::load<Real>(to) + sums#sums#' 'dbias overwritten instead of added to'
-mutant linear $cpu/linear.hpp 's#for (int t = 0; t < T; ++t) sum +=#for (int t = 1; t < T; ++t) sum +=#' 'dbias without the first row, last columns'
-mutant linear $cpu/linear.hpp 's#for (int t = 0; t < T; ++t) {#for (int t = 1; t < T; ++t) {#' 'dbias without the first row'
+mutant linear $cpu/linear.hpp 's#return sum + ((a + b) + (c + d));#return (a + b) + (c + d);#' 'dbias overwritten instead of added to'
+mutant linear $cpu/linear.hpp 's#row(t + 2), row(t + 3)#row(t + 2), row(t + 2)#' 'dbias without every fourth row'
+mutant linear $cpu/linear.hpp 's#for (; t < T; ++t) {#for (; t + 1 < T; ++t) {#' 'dbias without the last row'
+mutant linear $cpu/linear.hpp 's#op.dy.data() + std::int64_t{t} \* out + begin#op.dy.data() + std::int64_t{t} * out#' 'every share of dbias from the first columns'
+mutant linear $cpu/linear.hpp 's#if (keeps_sums) writer#if (false) writer#' 'pre-activation kept beside the result not written'
+mutant linear $cpu/transpose.hpp 's#1, 17, 3, 19#1, 16, 3, 19#' 'an element of a 16 by 16 transpose from elsewhere'
 mutant linear $cpu/elementary.hpp 's#gelu_cubic = 0.044715#gelu_cubic = 0.0447#' 'the cubic term of GELU a little off'
 mutant linear $cpu/elementary.hpp 's#3 \* gelu_cubic#2 * gelu_cubic#' 'the slope of GELU with 2 instead of 3'
 

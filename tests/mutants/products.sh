@@ -10,7 +10,7 @@ if grep -qw amx_bf16 /proc/cpuinfo; then
   mutant backend $amx 's#first > 0 ? Result::add : result#result#' 'blocks of depth not added up'
   mutant backend $amx 's#first > 0 ? Result::add : result#first > 0 ? Result::add : Result::overwrite#' 'overwritten instead of added to'
   mutant backend include/blinkbert/backend/cpu/gemm.hpp 's#adds ? before + value : value#value#' 'edges overwritten instead of added to'
-  mutant backend $amx 's#OwnProducts<float>::pack(rows, b.at(k, n)#OwnProducts<float>::pack(rows, b.at(0, n)#' 'every step from the first rows of B'
+  mutant backend $amx 's#from = b.at(k, n);#from = b.at(0, n);#' 'every step from the first rows of B'
   mutant backend $amx 's#room + ii / tile_rows \* tile_row#room#' 'every pair of rows of tiles from the first rows of A'
   mutant backend $amx 's#a.at(i, first \* tile_depth)#a.at(0, first * tile_depth)#' 'every block from the first rows of A'
   mutant backend $amx 's#a.at(i, first \* tile_depth)#a.at(i, 0)#' 'every block of depth from the first columns of A'
@@ -19,4 +19,8 @@ if grep -qw amx_bf16 /proc/cpuinfo; then
   mutant backend $amx 's#added ? added + j : nullptr#nullptr#' 'without the bias'
   mutant backend $amx 's#first == 0 ? bias : nullptr#bias#' 'the bias with every block of depth, at edges'
   mutant backend $amx 's#std::copy_n(row, some_columns, filled_row)#std::copy_n(row, 1, filled_row)#' 'the bias of the last columns lost'
+  mutant backend $amx 's#finish.write(i + ii + l, j,#finish.write(ii + l, j,#' 'what goes past the caches: every block to the first rows'
+  mutant backend $amx 's#edge + l \* panel_columns, some_columns, FarWriter#edge, some_columns, FarWriter#' 'what goes past the caches: every row the first'
+  mutant backend $amx 's#(height == 2 ? upper + lower : upper)#these_rows#' 'whole tiles written where few rows are left'
+  mutant backend $amx 's#tile : {2, 3, 5}#tile : {2, 3}#' 'a tile of A higher than its sums'
 fi
