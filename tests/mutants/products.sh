@@ -23,4 +23,6 @@ if grep -qw amx_bf16 /proc/cpuinfo; then
   mutant backend $amx 's#edge + l \* panel_columns, some_columns, FarWriter#edge, some_columns, FarWriter#' 'what goes past the caches: every row the first'
   mutant backend $amx 's#(height == 2 ? upper + lower : upper)#these_rows#' 'whole tiles written where few rows are left'
   mutant backend $amx 's#tile : {2, 3, 5}#tile : {2, 3}#' 'a tile of A higher than its sums'
+  mutant backend include/blinkbert/backend/cpu/linear.hpp 's#if (keeps_sums) writer#if (false) writer#' 'what goes past the caches: the pre-activation not written'
+  mutant backend include/blinkbert/backend/cpu/transpose.hpp 's#1, 17, 3, 19#1, 16, 3, 19#' 'an element of a 16 by 16 transpose from elsewhere'
 fi

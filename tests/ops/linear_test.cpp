@@ -27,10 +27,12 @@ namespace {
 struct Sizes {
   int T, in, out;
 };
-// Then: enough work for several threads, and more than one block in each direction of a blocked product.
-constexpr Sizes sizes[] = {{1, 1, 1},    {0, 8, 3},    {2, 3, 5},     {7, 8, 9},      {9, 7, 8},      {15, 16, 17},
-                           {17, 15, 16}, {31, 32, 33}, {33, 31, 32},  {64, 65, 13},   {13, 64, 65},   {65, 1, 64},
-                           {130, 9, 1},  {66, 33, 64}, {330, 40, 24}, {3, 2100, 520}, {3, 520, 2100}, {2100, 520, 3}};
+// Then: enough work for several threads, and more than one block in each direction of a blocked product; a gradient of a bias
+// that several threads share.
+constexpr Sizes sizes[] = {{1, 1, 1},      {0, 8, 3},      {2, 3, 5},      {7, 8, 9},    {9, 7, 8},
+                           {15, 16, 17},   {17, 15, 16},   {31, 32, 33},   {33, 31, 32}, {64, 65, 13},
+                           {13, 64, 65},   {65, 1, 64},    {130, 9, 1},    {66, 33, 64}, {330, 40, 24},
+                           {3, 2100, 520}, {3, 520, 2100}, {2100, 520, 3}, {330, 4, 420}};
 
 /// What duals cost at most: beyond, products written out serve alone.
 bool is_small(const Sizes& size) { return 1.0 * size.T * size.in * size.out < 2e5; }
